@@ -1,0 +1,106 @@
+"""Frozen backbones from timm: uint8 crops in, patch tokens out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import timm
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from mdmf_core.errors import ArtifactError
+
+
+@dataclass(frozen=True)
+class TimmConfig:
+    """Which patch tokens of which timm ViT.
+
+    Attributes:
+        model: timm name with its weights tag, such as ``vit_large_patch14_dinov2.lvd142m``.
+        size: side of a crop in pixels.
+        blocks: transformer blocks whose tokens are concatenated; negative counts from the last; -1 = timm's own output.
+        pool: side of a pooled patch in pixels (mean of the tokens inside); None = the model's own patch.
+    """
+
+    model: str
+    size: int = 224
+    blocks: tuple[int, ...] = (-1,)
+    pool: int | None = None
+
+    def record(self) -> dict[str, Any]:
+        """What enters the scorer's digest."""
+        return {"kind": "timm"} | asdict(self) | {"blocks": list(self.blocks)}
+
+
+class TimmBackbone(nn.Module):
+    """A timm ViT that normalises uint8 crops as its own configuration says and returns patch tokens only.
+
+    Class and register tokens are dropped. The model's final norm is applied, so that the last block's tokens equal
+    ``forward_features``.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, config: TimmConfig) -> None:
+        super().__init__()
+        if not hasattr(model, "forward_intermediates") or not hasattr(model, "patch_embed"):
+            raise ValueError(f"{config.model} has no patch tokens; choose a ViT from timm.list_models('vit*')")
+        depth = len(model.blocks)  # type: ignore[arg-type]
+        outside = [block for block in config.blocks if not -depth <= block < depth]
+        if outside or not config.blocks:
+            raise ValueError(f"blocks of {config.model} run from {-depth} to {depth - 1}, got {list(config.blocks)}")
+        side: int = model.patch_embed.patch_size[0]  # type: ignore[union-attr, index, assignment]
+        if config.pool is not None and (config.pool % side or (config.size // side) % (config.pool // side)):
+            raise ValueError(
+                f"pool must be a multiple of {side} px whose patches tile the {config.size // side} x "
+                f"{config.size // side} grid, got {config.pool}"
+            )
+        self.model = model.eval()
+        self._blocks = sorted(block % depth for block in config.blocks)
+        self._window = 1 if config.pool is None else config.pool // side
+        cfg: Mapping[str, Sequence[float]] = model.pretrained_cfg  # type: ignore[assignment]
+        self.register_buffer("mean", torch.tensor(cfg["mean"]).view(1, 3, 1, 1) * 255.0)
+        self.register_buffer("std", torch.tensor(cfg["std"]).view(1, 3, 1, 1) * 255.0)
+
+    def forward(self, crops: UInt8[Tensor, "n 3 size size"]) -> Float[Tensor, "n k d"]:
+        pixels = (crops.float() - self.mean) / self.std
+        maps = self.model.forward_intermediates(  # type: ignore[operator]
+            pixels, indices=self._blocks, norm=True, output_fmt="NCHW", intermediates_only=True
+        )
+        grid = torch.cat(maps, dim=1)  # n d rows columns
+        if self._window > 1:
+            grid = nn.functional.avg_pool2d(grid, self._window)
+        tokens: Tensor = grid.flatten(2).transpose(1, 2)
+        return tokens
+
+
+def timm_backbone(config: TimmConfig, weights: str | None = None, revision: str | None = None) -> TimmBackbone:
+    """Builds a timm backbone with weights from a local safetensors file, or from the model hub at a pinned revision.
+
+    timm itself resamples position embeddings when ``config.size`` is not the size that the weights were trained at.
+
+    Raises:
+        ValueError: an unknown model, one without patch tokens, or neither weights nor revision.
+        ArtifactError: weights that do not fit the model, or a hub that cannot be reached.
+    """
+    if (weights is None) == (revision is None):
+        raise ValueError(
+            f"timm:{config.model} needs its weights pinned: add either ?revision=COMMIT (of the model hub) or "
+            "?weights=FILE.safetensors"
+        )
+    if weights is not None and not weights.endswith(".safetensors"):
+        raise ValueError(f"weights must be a .safetensors file (other formats can run code when read), got {weights}")
+    name = config.model.partition(".")[0]
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name[:12]}*")[:5]) or "none"
+        raise ValueError(f"timm has no model {name!r}; near: {near}")
+    overlay = {"file": weights} if weights else {"hf_hub_id": f"timm/{config.model}@{revision}"}
+    try:
+        model = timm.create_model(config.model, pretrained=True, pretrained_cfg_overlay=overlay, img_size=config.size)
+    except TypeError as error:
+        raise ValueError(f"{config.model} has no patch tokens; choose a ViT from timm.list_models('vit*')") from error
+    except Exception as error:  # hub client, safetensors and torch each raise their own types
+        raise ArtifactError(f"weights of {config.model} cannot be loaded: {str(error)[:500]}") from error
+    return TimmBackbone(model, config)

@@ -1,0 +1,1 @@
+"""Collections: what a source URL names, and how each kind of shard gives its members."""

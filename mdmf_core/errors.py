@@ -1,0 +1,25 @@
+"""Errors that code acts on. A caller's slip is a plain ``ValueError``."""
+
+
+class MdmfError(Exception):
+    """Base of every error that the pipeline raises on purpose; its text is fit to show a user."""
+
+
+class SourceError(MdmfError):
+    """A collection cannot be listed or opened: wrong path, wrong bucket, no access, or nothing in it."""
+
+
+class ShardUnfinished(MdmfError):
+    """A shard is still being written. It is deferred with this reason and taken up by the next run."""
+
+
+class ShardCorrupt(MdmfError):
+    """A shard cannot be read as an archive. It is marked failed; none of its rows land."""
+
+
+class ArtifactError(MdmfError):
+    """A scorer, bank or calibration on disk is missing, damaged, or was not made for the others in use."""
+
+
+class WarehouseError(MdmfError):
+    """The warehouse cannot be opened, written or trusted."""

@@ -1,0 +1,105 @@
+"""Bytes to upright RGB pixels, or a documented reason why not.
+
+Policy: JPEG, PNG and WebP; the pixel limit is checked before any pixel is decoded; truncated data is never completed; EXIF
+orientation is applied; transparency is laid over white; 16-bit grey keeps its upper byte; animations give their first frame.
+"""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, JpegImagePlugin
+
+from mdmf_core.provenance import content_box, jpeg_quality
+from mdmf_core.records import DecodedImage, ExclusionReason, ImageExcluded
+
+# Ours is checked below, before decoding, and is a row in the warehouse; Pillow's would be a warning for the whole process.
+Image.MAX_IMAGE_PIXELS = None
+
+_FORMATS = ("JPEG", "PNG", "WEBP")
+_SIGNATURES = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF8": "GIF",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"\0\0\x01\0": "ICO",
+    b"8BPS": "PSD",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xff\x0a": "JPEG XL",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What is decoded at all. Bytes are of the encoded file."""
+
+    max_bytes: int = 64 * 2**20
+    max_pixels: int = 120_000_000
+
+
+def sniff(data: bytes) -> str | None:
+    """The image format that the first bytes announce, or None if they announce none.
+
+    >>> sniff(b"\\xff\\xd8\\xff\\xe0"), sniff(b"<html>")
+    ('JPEG', None)
+    """
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data[4:8] == b"ftyp":
+        return "HEIF/AVIF"
+    return next((name for signature, name in _SIGNATURES.items() if data.startswith(signature)), None)
+
+
+def decode(data: bytes, limits: ImageLimits) -> DecodedImage:
+    """Decodes one image file, upright and without its uniform border.
+
+    Raises:
+        ImageExcluded: with the reason that belongs in ``exclusions``.
+    """
+    if not data:
+        raise ImageExcluded(ExclusionReason.EMPTY, "0 bytes")
+    if len(data) > limits.max_bytes:
+        raise ImageExcluded(ExclusionReason.TOO_LARGE, f"{len(data)} bytes, limit {limits.max_bytes}")
+    announced = sniff(data)
+    if announced is None:
+        raise ImageExcluded(ExclusionReason.NOT_AN_IMAGE, f"starts with {data[:16]!r}")
+    if announced not in _FORMATS:
+        raise ImageExcluded(ExclusionReason.UNSUPPORTED_FORMAT, announced)
+    try:
+        with Image.open(io.BytesIO(data), formats=[announced]) as image:
+            width, height = image.size
+            if width * height > limits.max_pixels:
+                raise ImageExcluded(ExclusionReason.TOO_LARGE, f"{width} x {height} pixels, limit {limits.max_pixels}")
+            tables = image.quantization if isinstance(image, JpegImagePlugin.JpegImageFile) else {}
+            pixels = _upright_rgb(image)
+    except ImageExcluded:
+        raise
+    except Exception as error:  # Pillow's plugins raise many types for damaged files; each one is an exclusion
+        raise ImageExcluded(_damage(error, data, announced), f"{type(error).__name__}: {error}"[:200]) from error
+    top, left, bottom, right = content_box(pixels)
+    content = np.ascontiguousarray(pixels[top:bottom, left:right])
+    border = max(top, left, pixels.shape[0] - bottom, pixels.shape[1] - right)
+    return DecodedImage(content, announced, pixels.shape[1], pixels.shape[0], jpeg_quality(tables), border)
+
+
+def _upright_rgb(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip instead of scale
+        grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return np.asarray(image.convert("RGB"))
+
+
+def _damage(error: Exception, data: bytes, announced: str) -> ExclusionReason:
+    text = str(error).lower()
+    cut = {"JPEG": b"\xff\xd9" not in data[-4096:], "PNG": b"IEND" not in data[-64:]}
+    declared = int.from_bytes(data[4:8], "little") + 8 if announced == "WEBP" else 0
+    if "truncated" in text or cut.get(announced, False) or declared > len(data):
+        return ExclusionReason.TRUNCATED
+    return ExclusionReason.UNDECODABLE

@@ -1,0 +1,35 @@
+"""The Gaussian kernel on patch forensic signatures."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def squared_distances(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
+    """|a_i - b_j|^2 by the expanded square, clamped at 0; in the inputs' dtype (pass float64 where it matters).
+
+    ``torch.cdist`` is not used: its gradient at distance 0 is NaN.
+    """
+    squares = a.square().sum(1)[:, None] + b.square().sum(1)[None, :] - 2.0 * (a @ b.T)
+    return squares.clamp_min(0.0)
+
+
+def gaussian(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"], sigma: float | Tensor) -> Float[Tensor, "n m"]:
+    """k(a, b) = exp(-|a - b|^2 / (2 sigma^2)), in [0, 1]."""
+    return torch.exp(squared_distances(a, b) / (-2.0 * sigma**2))
+
+
+def median_heuristic(points: Float[Tensor, "n d"], most: int = 2000) -> float:
+    """Median distance between distinct points, on an even stride of at most ``most`` of them.
+
+    Raises:
+        ValueError: fewer than two points, or all of them the same.
+    """
+    points = points[:: -(-len(points) // most)].double()
+    if len(points) < 2:
+        raise ValueError(f"the median heuristic needs at least 2 points, got {len(points)}")
+    rows, columns = torch.triu_indices(len(points), len(points), offset=1)
+    sigma = float(squared_distances(points, points)[rows, columns].median().sqrt())
+    if not sigma > 0:
+        raise ValueError("more than half of the points coincide: no bandwidth follows from them")
+    return sigma

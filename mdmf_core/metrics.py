@@ -1,0 +1,51 @@
+"""Detection figures. Positive class: generated; higher score = more likely generated."""
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+
+def auroc(generated: Float[np.ndarray, " n"], real: Float[np.ndarray, " m"]) -> float:
+    """P(score of a generated image > score of a real one) + half the ties, in [0, 1].
+
+    Raises:
+        ValueError: a class is empty or a score is not finite.
+
+    >>> auroc(np.array([2.0, 3.0]), np.array([1.0, 2.0]))
+    0.875
+    """
+    if not len(generated) or not len(real):
+        raise ValueError(f"AUROC needs both classes, got {len(generated)} generated and {len(real)} real")
+    if not (np.isfinite(generated).all() and np.isfinite(real).all()):
+        raise ValueError("AUROC of scores that are not finite")
+    ordered = np.sort(real)
+    below = np.searchsorted(ordered, generated, side="left")
+    ties = np.searchsorted(ordered, generated, side="right") - below
+    return float((below + ties / 2).mean() / len(real))
+
+
+def auroc_interval(
+    generated: Float[np.ndarray, " n"], real: Float[np.ndarray, " m"], level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval, each class resampled by image."""
+    generator = np.random.default_rng(seed)
+    values = [
+        auroc(generator.choice(generated, len(generated)), generator.choice(real, len(real))) for _ in range(draws)
+    ]
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def tpr_at_fpr(generated: Float[np.ndarray, " n"], real: Float[np.ndarray, " m"], fpr: float) -> float:
+    """Share of generated images above the lowest line that at most ``fpr`` of the real ones exceed.
+
+    Raises:
+        ValueError: ``fpr`` outside [0, 1), or an empty class.
+    """
+    if not 0 <= fpr < 1:
+        raise ValueError(f"fpr must lie in [0, 1), got {fpr}")
+    if not len(generated) or not len(real):
+        raise ValueError(f"TPR needs both classes, got {len(generated)} generated and {len(real)} real")
+    allowed = int(np.floor(fpr * len(real) + 1e-9))
+    line = np.sort(real)[::-1][allowed]
+    above: Bool[np.ndarray, " n"] = generated > line
+    return float(above.mean())

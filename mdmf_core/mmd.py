@@ -1,0 +1,100 @@
+"""Maximum Mean Discrepancy between an image's patches and a reference bank (MDMF, arXiv 2605.09296)."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mdmf_core.kernels import gaussian
+
+
+@dataclass(frozen=True)
+class PatchTerms:
+    """Per image, in float64; every term is an average of kernel values and lies in [0, 1], ``mmd2`` in [-1, 2]."""
+
+    mmd2: Float[Tensor, " images"]
+    cross: Float[Tensor, " images"]  # mean kernel to the bank; low = far from real
+    self_term: Float[Tensor, " images"]  # mean kernel between the image's own patches, U-form
+    top_k: Float[Tensor, " images"]  # mean bank density of the k patches farthest from the bank; low = far
+    top_patch: Int[Tensor, " images"]  # index of the farthest patch
+
+
+def mmd2_unbiased(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], sigma: float) -> float:
+    """U-statistic of MMD^2 (Gretton et al. 2012, eq. 3); 0 in expectation when both come from one distribution.
+
+    Raises:
+        ValueError: fewer than two points on a side.
+    """
+    if min(len(x), len(y)) < 2:
+        raise ValueError(f"unbiased MMD^2 needs at least 2 points a side, got {len(x)} and {len(y)}")
+    x, y = x.double(), y.double()
+    return float(_mean_off_diagonal(x, sigma) + _mean_off_diagonal(y, sigma) - 2.0 * gaussian(x, y, sigma).mean())
+
+
+def _mean_off_diagonal(points: Float[Tensor, "n d"], sigma: float) -> Tensor:
+    kernel = gaussian(points, points, sigma)
+    return (kernel.sum() - kernel.diagonal().sum()) / (len(points) * (len(points) - 1))
+
+
+def density(
+    points: Float[Tensor, "n d"], bank: Float[Tensor, "m d"], weights: Float[Tensor, " m"], sigma: float
+) -> Float[Tensor, " n"]:
+    """mu_B(t) = sum_j w_j k(b_j, t): how much a patch looks like the bank; 1 = exactly like it."""
+    return gaussian(points, bank, sigma) @ weights
+
+
+def patch_terms(
+    signatures: Float[Tensor, "patches d"],
+    counts: list[int],
+    bank: Float[Tensor, "m d"],
+    weights: Float[Tensor, " m"],
+    sigma: float,
+    bank_term: float,
+    k: int,
+) -> PatchTerms:
+    """MMD terms of many images at once; image i owns the next ``counts[i]`` rows of ``signatures``.
+
+    mmd2 = self - 2 cross + c_B, with c_B the bank's own constant. Images of different patch counts are padded to the
+    longest and masked, so that one batched product serves them all.
+
+    Raises:
+        ValueError: an image with fewer than 2 patches (no U-statistic), or counts that do not add up.
+    """
+    if min(counts) < 2 or sum(counts) != len(signatures):
+        raise ValueError(f"patch counts must be at least 2 and add up to {len(signatures)}, got {counts}")
+    signatures = signatures.double()
+    near = density(signatures, bank.double(), weights.double(), sigma)
+    lengths = torch.tensor(counts, device=signatures.device)
+    longest = int(lengths.max())
+    present = torch.arange(longest, device=signatures.device)[None, :] < lengths[:, None]  # images x longest
+    sizes = lengths.double()
+
+    padded = signatures.new_zeros(len(counts), longest, signatures.shape[1])
+    padded[present] = signatures
+    norms = padded.square().sum(2)
+    squares = norms[:, :, None] + norms[:, None, :] - 2.0 * padded @ padded.transpose(1, 2)
+    kernel = torch.exp(squares.clamp_min(0.0) / (-2.0 * sigma**2))
+    kernel = kernel * (present[:, :, None] & present[:, None, :])
+    trace = kernel.diagonal(dim1=1, dim2=2).sum(1)
+    self_term = (kernel.sum((1, 2)) - trace) / (sizes * (sizes - 1))
+
+    densities = signatures.new_full((len(counts), longest), torch.inf)
+    densities[present] = near
+    cross = torch.where(present, densities, 0.0).sum(1) / sizes
+    ordered = densities.sort(dim=1)
+    within = torch.arange(longest, device=signatures.device)[None, :] < lengths.clamp_max(k)[:, None]
+    top_k = torch.where(within, ordered.values, 0.0).sum(1) / lengths.clamp_max(k).double()
+    return PatchTerms(self_term - 2.0 * cross + bank_term, cross, self_term, top_k, ordered.indices[:, 0])
+
+
+def witness(
+    at: Float[Tensor, "n d"],
+    image: Float[Tensor, "k d"],
+    bank: Float[Tensor, "m d"],
+    weights: Float[Tensor, " m"],
+    sigma: float,
+) -> Float[Tensor, " n"]:
+    """(mean of k(x_i, t) over the image) - mu_B(t): positive where the image has mass that the bank lacks."""
+    at, image = at.double(), image.double()
+    return gaussian(at, image, sigma).mean(1) - density(at, bank.double(), weights.double(), sigma)

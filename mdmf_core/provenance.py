@@ -1,0 +1,58 @@
+"""What a file's bytes say about its past: JPEG quality, uniform borders, resizing."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+
+# Luminance table of ITU-T T.81 Annex K.1, which libjpeg scales by quality. Its sum is enough to invert the scaling.
+_LUMINANCE_K1 = np.array(
+    "16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62 "
+    "18 22 37 56 68 109 103 77 24 35 55 64 81 104 113 92 49 64 78 87 103 121 120 101 72 92 95 98 112 100 103 99".split(),
+    dtype=np.int64,
+)
+_FLAT = 6  # levels; JPEG at quality 75 moves a flat white edge by less
+
+
+def _table_sum(quality: int) -> int:
+    scale = 5000 // quality if quality < 50 else 200 - 2 * quality
+    return int(np.clip((_LUMINANCE_K1 * scale + 50) // 100, 1, 255).sum())
+
+
+_SUMS = np.array([_table_sum(quality) for quality in range(1, 101)])
+
+
+def jpeg_quality(tables: Mapping[int, Sequence[int]]) -> int | None:
+    """libjpeg quality, 1 to 100, whose luminance table is nearest in sum to the file's; None without a table.
+
+    Encoders with tables of their own get the nearest equivalent. Several files of one quality give one number.
+
+    >>> jpeg_quality({0: [1] * 64})
+    100
+    """
+    if 0 not in tables:
+        return None
+    return int(np.abs(_SUMS - sum(tables[0])).argmin()) + 1
+
+
+def content_box(pixels: UInt8[np.ndarray, "height width 3"]) -> tuple[int, int, int, int]:
+    """(top, left, bottom, right) without uniform edges, such as the white border that img2dataset pads with.
+
+    A row or column is edge when every pixel of it is within 6 levels of its corner's colour. An image that is uniform
+    throughout has an empty box.
+    """
+    height, width, _ = pixels.shape
+
+    def run(lines: UInt8[np.ndarray, "n m 3"]) -> int:
+        corner = lines[0, 0].astype(np.int16)
+        for index in range(len(lines)):
+            if np.abs(lines[index].astype(np.int16) - corner).max() > _FLAT:
+                return index
+        return len(lines)
+
+    top = run(pixels)
+    if top == height:
+        return 0, 0, 0, 0
+    bottom = height - run(pixels[::-1])
+    columns = pixels[top:bottom].transpose(1, 0, 2)
+    return top, run(columns), bottom, width - run(columns[::-1])

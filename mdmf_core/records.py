@@ -1,0 +1,79 @@
+"""The records that travel between readers, scorer and warehouse."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+
+class ExclusionReason(StrEnum):
+    """Why a member of a shard got no score. Every member without a score has exactly one of these."""
+
+    UNDECODABLE = "undecodable"  # looks like an image, but its data is damaged
+    TRUNCATED = "truncated"  # its data ends before the image does
+    TOO_SMALL = "too_small"  # without its border, smaller than one crop of the scorer
+    TOO_LARGE = "too_large"  # more bytes or pixels than the limits allow
+    UNSUPPORTED_FORMAT = "unsupported_format"  # an image, but not JPEG, PNG or WebP
+    NOT_AN_IMAGE = "not_an_image"  # no image signature: an HTML page, a PDF, random bytes
+    EMPTY = "empty"  # zero bytes, or a null in a parquet column
+    DUPLICATE_KEY = "duplicate_key"  # another member of the shard came first under this key
+    NO_IMAGE = "no_image"  # a caption or json whose key has no image beside it
+    NOT_A_FILE = "not_a_file"  # a link, device or sparse entry in an archive
+
+
+class ImageExcluded(Exception):
+    """Raised while one image is decoded or prepared; becomes a row in ``exclusions``."""
+
+    def __init__(self, reason: ExclusionReason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One member of a shard as its reader saw it, before anything is decoded.
+
+    ``locator`` finds the bytes again without a scan: byte offset in a tar, row number in a parquet file, None in a folder.
+    ``excluded`` is set when the reader itself refuses the member; ``data`` is then empty.
+    """
+
+    key: str
+    data: bytes
+    size: int
+    locator: int | None = None
+    caption: str | None = None
+    url: str | None = None
+    sidecar: str | None = None  # the source's own json, as text
+    excluded: ExclusionReason | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """Upright RGB pixels and what the file says about its past."""
+
+    pixels: UInt8[np.ndarray, "height width 3"]
+    format: str
+    width: int
+    height: int
+    jpeg_quality: int | None
+    border_px: int  # widest uniform edge that was cut off, pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One unit of reading and landing: a tar, a parquet file, or one slice of a folder."""
+
+    url: str
+    kind: str  # tar | parquet | folder
+    size_bytes: int
+    fingerprint: str  # changes when the store says that the content may have changed (ETag, or size and mtime)
+    unfinished: str | None = None  # why the listing alone already defers it
+    keys: tuple[str, ...] = ()  # a folder slice's files, relative to the folder
+
+    def record(self) -> dict[str, Any]:
+        """The shard as a plain record for the plan's Parquet file."""
+        return {name: getattr(self, name) for name in self.__slots__} | {"keys": list(self.keys)}

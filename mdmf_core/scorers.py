@@ -1,0 +1,154 @@
+"""Scorers as files of one directory, and as ``timm:`` addresses."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs
+
+import torch
+from safetensors.torch import load
+from torch import nn
+
+from mdmf_core.backbones import TimmConfig, timm_backbone
+from mdmf_core.crops import CropPlan
+from mdmf_core.digests import sha256_hex
+from mdmf_core.errors import ArtifactError
+from mdmf_core.forensic import ForensicBackbone
+from mdmf_core.pfs import PatchSignature
+from mdmf_core.scoring import Scorer, Statistic, scorer_digest
+
+CARD, TENSORS = "scorer.json", "scorer.safetensors"
+
+
+def choose_device(wanted: str) -> tuple[torch.device, torch.dtype | None]:
+    """(device, autocast dtype) for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    CUDA computes the backbone in bfloat16 from compute capability 8.0 on and in float16 before; CPU in float32.
+
+    Raises:
+        ValueError: a device that this machine or this build of torch does not have.
+    """
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {wanted!r}")
+    if name == "cpu":
+        return torch.device("cpu"), None
+    device = torch.device(name)
+    if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {wanted!r} is not there; torch sees {torch.cuda.device_count()} CUDA devices")
+    capable = torch.cuda.get_device_capability(device) >= (8, 0)
+    return device, torch.bfloat16 if capable else torch.float16
+
+
+@dataclass(frozen=True)
+class TimmAddress:
+    """``timm:MODEL?weights=FILE&sha256=HEX&revision=COMMIT&size=224&blocks=5,-1&pool=32&crops=1``, parsed."""
+
+    config: TimmConfig
+    weights: str | None
+    sha256: str | None
+    revision: str | None
+    crops: int
+
+    @classmethod
+    def parse(cls, address: str) -> "TimmAddress":
+        """Raises ValueError for an unknown option or a value that is not a number where one belongs."""
+        model, _, query = address.removeprefix("timm:").partition("?")
+        options = {name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()}
+        known = {"weights", "sha256", "revision", "size", "blocks", "pool", "crops"}
+        if set(options) - known:
+            raise ValueError(f"{address}: unknown {', '.join(sorted(set(options) - known))}; known: {', '.join(sorted(known))}")
+        config = TimmConfig(
+            model=model,
+            size=int(options.get("size", 224)),
+            blocks=tuple(int(block) for block in options.get("blocks", "-1").split(",")),
+            pool=int(options["pool"]) if "pool" in options else None,
+        )
+        crops = int(options.get("crops", 1))
+        return cls(config, options.get("weights"), options.get("sha256"), options.get("revision"), crops)
+
+
+def timm_scorer(address: str, device: torch.device, autocast: torch.dtype | None) -> Scorer:
+    """A scorer on raw patch tokens of a timm model, plain MMD^2, no learned PFS; its banks bring the bandwidth.
+
+    Raises:
+        ValueError, ArtifactError: as ``timm_backbone``; or a weights file that is not the one whose sha256 is given.
+    """
+    parsed = TimmAddress.parse(address)
+    if parsed.weights is not None and parsed.sha256 is not None:
+        with open(parsed.weights, "rb") as file:
+            found = sha256_hex(file.read())
+        if found != parsed.sha256:
+            raise ArtifactError(f"{parsed.weights} has sha256 {found}, {parsed.sha256} was asked for")
+    backbone = timm_backbone(parsed.config, parsed.weights, parsed.revision)
+    crops = CropPlan(parsed.config.size, parsed.crops)
+    return _assemble(
+        f"timm:{parsed.config.model}", backbone, parsed.config.record(), crops, None, Statistic({"mmd2": 1.0}),
+        None, device, autocast,
+    )  # fmt: skip
+
+
+def scorer_from_files(read: Callable[[str], bytes], device: torch.device, autocast: torch.dtype | None) -> Scorer:
+    """Reads a scorer directory: ``scorer.json`` and ``scorer.safetensors``.
+
+    Raises:
+        ArtifactError: a file is missing, damaged, or not what the card says.
+    """
+    try:
+        card: dict[str, Any] = json.loads(read(CARD))
+        data = read(TENSORS)
+        if sha256_hex(data) != card["files"][TENSORS]:
+            raise ArtifactError(f"{TENSORS} has sha256 {sha256_hex(data)}, the card says {card['files'][TENSORS]}")
+        tensors = load(data)
+        parts = {
+            part: {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
+            for part in ("backbone.", "pfs.")
+        }
+        if card["backbone"]["kind"] != "forensic":
+            raise ArtifactError(f"unknown backbone kind {card['backbone']['kind']!r}; this version knows: forensic")
+        backbone = ForensicBackbone()
+        backbone.load_state_dict(parts["backbone."], strict=True)
+        scorer = _assemble(
+            card["name"],
+            backbone,
+            card["backbone"],
+            CropPlan(**card["crops"]),
+            PatchSignature.from_tensors(parts["pfs."]),
+            Statistic(**card["statistic"]),
+            card["sigma"],
+            device,
+            autocast,
+        )
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ArtifactError(f"not a scorer directory: {type(error).__name__}: {error}") from error
+    if scorer.scorer_id != card["scorer_id"]:
+        raise ArtifactError(f"scorer {scorer.name!r} digests to {scorer.scorer_id}, its card says {card['scorer_id']}")
+    return scorer
+
+
+def _assemble(
+    name: str,
+    backbone: nn.Module,
+    record: dict[str, Any],
+    crops: CropPlan,
+    signature: PatchSignature | None,
+    statistic: Statistic,
+    sigma: float | None,
+    device: torch.device,
+    autocast: torch.dtype | None,
+) -> Scorer:
+    scorer_id = scorer_digest(record, backbone, crops, signature, statistic, sigma)
+    return Scorer(
+        name=name,
+        backbone=backbone.eval().requires_grad_(False).to(device),
+        backbone_record=record,
+        crops=crops,
+        signature=None if signature is None else signature.requires_grad_(False).to(device),
+        statistic=statistic,
+        sigma=sigma,
+        device=device,
+        autocast=autocast,
+        scorer_id=scorer_id,
+    )

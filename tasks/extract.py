@@ -1,0 +1,195 @@
+"""One shard through reading, decoding, backbone and MMD into a part."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from mdmf_core.banks import Bank
+from mdmf_core.calibration import Calibration
+from mdmf_core.collections.text import was_resized
+from mdmf_core.crops import CropPlan
+from mdmf_core.digests import sha256_hex
+from mdmf_core.errors import ShardCorrupt, ShardUnfinished, SourceError
+from mdmf_core.images import ImageLimits, decode
+from mdmf_core.records import DecodedImage, ImageExcluded, Member, Shard
+from mdmf_core.scoring import Scorer
+from tasks.parts import PartWriter, ShardOutcome, WorkKey, finished_part, part_path, part_writer
+from tasks.shards import expected_members, open_shard
+from tasks.storage import storage_errors
+
+LIMITS = ImageLimits()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A member after decoding: either crops to score or the reason why not, and the decoded facts if there are any."""
+
+    member: Member
+    sha256: str
+    image: DecodedImage | None
+    crops: UInt8[np.ndarray, "n 3 size size"] | None
+    reason: str | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class ScoringKit:
+    """What one process scores with."""
+
+    scorer: Scorer
+    bank: Bank
+    calibration: Calibration
+    batch_images: int
+    decode_threads: int
+
+    @property
+    def key(self) -> WorkKey:
+        return WorkKey(self.scorer.scorer_id, self.bank.bank_id, self.calibration.calibration_id)
+
+
+def prepare(member: Member, plan: CropPlan) -> Prepared:
+    """Decodes one member and cuts its crops; never raises for what the member holds."""
+    digest = sha256_hex(member.data)
+    if member.excluded is not None:
+        return Prepared(member, digest, None, None, member.excluded, member.detail)
+    image = None
+    try:
+        image = decode(member.data, LIMITS)
+        return Prepared(member, digest, image, plan.cut(image.pixels))
+    except ImageExcluded as excluded:
+        return Prepared(member, digest, image, None, excluded.reason, excluded.detail)
+
+
+def score_shard(
+    shard: Shard, kit: ScoringKit, folder: str, run_id: str, storage_block: str | None, progress: Callable[[int], None]
+) -> ShardOutcome:
+    """Scores one shard into a part, or says why it was deferred or failed. Memory does not grow with the shard.
+
+    A part that an earlier run finished but did not land is taken as it is.
+    """
+    path = part_path(folder, shard, kit.key)
+    earlier = finished_part(path)
+    if earlier is not None:
+        return earlier
+    started = time.monotonic()
+    try:
+        with storage_errors(shard.url), part_writer(path) as part:
+            return _write_part(shard, kit, part, path, run_id, storage_block, progress, started)
+    except ShardUnfinished as error:
+        state, reason = "deferred", str(error)
+    except SourceError as error:
+        state, reason = "deferred", f"storage: {error}"
+    except ShardCorrupt as error:
+        state, reason = "failed", str(error)
+    seconds = time.monotonic() - started
+    return ShardOutcome(
+        shard.url, shard.kind, max(shard.size_bytes, 0), shard.fingerprint, state, reason, None, 0, 0, 0, seconds, run_id, None
+    )
+
+
+def _write_part(
+    shard: Shard,
+    kit: ScoringKit,
+    part: PartWriter,
+    path: str,
+    run_id: str,
+    storage_block: str | None,
+    progress: Callable[[int], None],
+    started: float,
+) -> ShardOutcome:
+    members = scored = 0
+    with (
+        open_shard(shard, LIMITS.max_bytes, storage_block) as reader,
+        ThreadPoolExecutor(kit.decode_threads, thread_name_prefix="decode") as pool,
+    ):
+        plan = kit.scorer.crops
+        prepared = in_order(pool, lambda member: prepare(member, plan), reader, window=2 * kit.batch_images)
+        for batch in batches(prepared, kit.batch_images):
+            rows = _rows(batch, kit)
+            part.write(rows)
+            members += len(rows)
+            scored += sum(row["reason"] is None for row in rows)
+            progress(len(rows))
+        digest = reader.digest
+    expected = expected_members(shard, storage_block)
+    if expected is not None and members < expected:
+        raise ShardUnfinished(f"{members} members, but its stats file promises {expected}")
+    outcome = ShardOutcome(
+        shard.url, shard.kind, shard.size_bytes, shard.fingerprint, "complete", None, digest,
+        members, scored, members - scored, time.monotonic() - started, run_id, path,
+    )  # fmt: skip
+    part.close_with(outcome)
+    return outcome
+
+
+def in_order[T, R](pool: Executor, function: Callable[[T], R], items: Iterable[T], window: int) -> Iterator[R]:
+    """``map`` over a pool that keeps the order and never holds more than ``window`` items."""
+    pending: deque[Future[R]] = deque()
+    for item in items:
+        pending.append(pool.submit(function, item))
+        if len(pending) >= window:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def batches(prepared: Iterable[Prepared], images: int) -> Iterator[list[Prepared]]:
+    """Groups with at most ``images`` images to score; excluded members ride along."""
+    batch: list[Prepared] = []
+    waiting = 0
+    for item in prepared:
+        batch.append(item)
+        waiting += item.crops is not None
+        if waiting == images or len(batch) >= 4 * images:
+            yield batch
+            batch, waiting = [], 0
+    if batch:
+        yield batch
+
+
+def _rows(batch: list[Prepared], kit: ScoringKit) -> list[dict[str, Any]]:
+    """Part rows in the order of the shard."""
+    crops = [item.crops for item in batch if item.crops is not None]
+    scores = iter(kit.scorer.score(crops, kit.bank, kit.calibration) if crops else [])
+    now = datetime.now(UTC)
+    rows = []
+    for item in batch:
+        row = _facts(item)
+        if item.crops is not None and item.image is not None:
+            covers = kit.calibration.support.covers(item.image.width, item.image.height, item.image.jpeg_quality)
+            row |= asdict(next(scores))
+            row |= {"domain": kit.calibration.domain, "in_support": covers, "scored_at": now}
+        rows.append(row)
+    return rows
+
+
+def _facts(item: Prepared) -> dict[str, Any]:
+    member, image = item.member, item.image
+    row: dict[str, Any] = {
+        "key": member.key,
+        "sha256": item.sha256,
+        "bytes": member.size,
+        "locator": member.locator,
+        "caption": member.caption,
+        "url": member.url,
+        "sidecar": member.sidecar,
+        "reason": item.reason,
+        "detail": item.detail,
+    }
+    if image is not None:
+        row |= {
+            "format": image.format,
+            "width": image.width,
+            "height": image.height,
+            "jpeg_quality": image.jpeg_quality,
+            "border_px": image.border_px,
+            "resized": was_resized(member.sidecar),
+        }
+    return row

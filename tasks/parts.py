@@ -1,0 +1,136 @@
+"""Parts: one immutable Parquet file per shard, one row per member, written before anything is visible."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mdmf_core.digests import digest_of, short_id
+from mdmf_core.errors import WarehouseError
+from mdmf_core.records import Shard
+from tasks.storage import atomic_path
+
+_METADATA = b"mdmf"
+SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        ("sha256", pa.string()),
+        ("format", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("bytes", pa.int64()),
+        ("locator", pa.int64()),
+        ("jpeg_quality", pa.int32()),
+        ("border_px", pa.int32()),
+        ("resized", pa.bool_()),
+        ("caption", pa.string()),
+        ("url", pa.string()),
+        ("sidecar", pa.string()),
+        ("reason", pa.string()),  # null = scored
+        ("detail", pa.string()),
+        ("score", pa.float64()),
+        ("mmd2", pa.float64()),
+        ("cross_term", pa.float64()),
+        ("self_term", pa.float64()),
+        ("top_k", pa.float64()),
+        ("top_patch", pa.int32()),
+        ("patches", pa.int32()),
+        ("p_value", pa.float64()),
+        ("domain", pa.string()),
+        ("in_support", pa.bool_()),
+        ("scored_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class WorkKey:
+    """What a score depends on beside the shard: whole sha256 digests."""
+
+    scorer_id: str
+    bank_id: str
+    calibration_id: str
+
+
+@dataclass(frozen=True)
+class ShardOutcome:
+    """What became of one shard, small enough to pass between tasks. ``part`` is a path, None unless complete."""
+
+    url: str
+    kind: str
+    size_bytes: int
+    fingerprint: str
+    state: str  # complete | deferred | failed
+    reason: str | None
+    digest: str | None
+    members: int
+    scored: int
+    excluded: int
+    seconds: float
+    run_id: str
+    part: str | None
+
+
+def part_path(folder: str, shard: Shard, key: WorkKey) -> str:
+    """Where the part of this shard content under this key lies; the same for every run."""
+    name = short_id(digest_of({"url": shard.url, "size": shard.size_bytes, "fingerprint": shard.fingerprint} | asdict(key)))
+    return os.path.join(folder, "scores", f"{name}.parquet")
+
+
+def finished_part(path: str) -> ShardOutcome | None:
+    """The outcome that an earlier run left in ``path`` before it could land it; None if there is none.
+
+    Raises:
+        WarehouseError: the file is there and damaged.
+    """
+    if not os.path.exists(path):
+        return None
+    try:
+        record: dict[str, Any] = json.loads(pq.read_metadata(path).metadata[_METADATA])
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise WarehouseError(f"part {path} is damaged ({error}); remove it and run again") from error
+    return ShardOutcome(**record, part=path)
+
+
+class PartWriter:
+    """Takes rows batch by batch, and at the end the outcome that they add up to."""
+
+    def __init__(self, writer: pq.ParquetWriter) -> None:
+        self._writer = writer
+
+    def write(self, rows: Sequence[dict[str, Any]]) -> None:
+        if rows:
+            self._writer.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA))
+
+    def close_with(self, outcome: ShardOutcome) -> None:
+        record = {name: value for name, value in asdict(outcome).items() if name != "part"}
+        self._writer.add_key_value_metadata({_METADATA: json.dumps(record).encode()})
+
+
+@contextmanager
+def part_writer(path: str) -> Iterator[PartWriter]:
+    """A part that appears under ``path`` only if the block ends well, whole and fsynced; nothing stays otherwise."""
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
+        yield PartWriter(writer)
+
+
+def write_plan(path: str, groups: Iterable[Sequence[Shard]]) -> None:
+    """The plan as one Parquet file, one row per shard, so that tasks are passed a path and a number."""
+    rows = [shard.record() | {"group": number} for number, group in enumerate(groups) for shard in group]
+    schema = pa.schema(
+        [("url", pa.string()), ("kind", pa.string()), ("size_bytes", pa.int64()), ("fingerprint", pa.string()),
+         ("unfinished", pa.string()), ("keys", pa.list_(pa.string())), ("group", pa.int64())]
+    )  # fmt: skip
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
+
+
+def read_plan(path: str, group: int) -> list[Shard]:
+    """The shards of one group of a plan."""
+    rows = pq.read_table(path, filters=[("group", "=", group)]).drop_columns(["group"]).to_pylist()
+    return [Shard(**row | {"keys": tuple(row["keys"])}) for row in rows]
