@@ -95,7 +95,9 @@ def bank_from_files(read: Callable[[str], bytes]) -> Bank:
         contents = {name: read(name) for name in (TENSORS, MEMBERS)}
         for name, data in contents.items():
             if sha256_hex(data) != card["files"][name]:
-                raise ArtifactError(f"{name} of bank {card['name']!r} has sha256 {sha256_hex(data)}, its card says {card['files'][name]}")
+                raise ArtifactError(
+                    f"{name} of bank {card['name']!r} has sha256 {sha256_hex(data)}, its card says {card['files'][name]}"
+                )
         tensors = load(contents[TENSORS])
         rows = pq.read_table(io.BytesIO(contents[MEMBERS])).to_pylist()
         bank = Bank(

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -117,5 +116,3 @@ def require_disjoint(bank: Bank, sha256s: tuple[str, ...]) -> None:
     shared = {member.sha256 for member in bank.members} & set(sha256s)
     if shared:
         raise ArtifactError(f"{len(shared)} calibration images are also in bank {bank.name!r}, first {min(shared)}")
-
-

@@ -12,7 +12,7 @@ _BLOCK = 4096
 def kernel_means(points: Float[Tensor, "n d"], sigma: float) -> Float[Tensor, " n"]:
     """1/n sum_j k(x_i, x_j) for every i, in blocks, so that no n x n matrix is held."""
     points = points.double()
-    return torch.cat([gaussian(block, points, sigma).mean(1) for block in points.split(_BLOCK)])
+    return torch.cat([gaussian(block, points, sigma).mean(1) for block in torch.split(points, _BLOCK)])
 
 
 def herding(points: Float[Tensor, "n d"], size: int, sigma: float) -> tuple[Int[Tensor, " size"], float]:

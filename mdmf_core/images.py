@@ -85,6 +85,15 @@ def decode(data: bytes, limits: ImageLimits) -> DecodedImage:
     return DecodedImage(content, announced, pixels.shape[1], pixels.shape[0], jpeg_quality(tables), border)
 
 
+def thumbnail(image: DecodedImage, side: int) -> bytes:
+    """A JPEG of at most ``side`` x ``side`` pixels."""
+    small = Image.fromarray(image.pixels)
+    small.thumbnail((side, side))
+    encoded = io.BytesIO()
+    small.save(encoded, "JPEG", quality=80)
+    return encoded.getvalue()
+
+
 def _upright_rgb(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip instead of scale

@@ -28,9 +28,7 @@ def auroc_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval, each class resampled by image."""
     generator = np.random.default_rng(seed)
-    values = [
-        auroc(generator.choice(generated, len(generated)), generator.choice(real, len(real))) for _ in range(draws)
-    ]
+    values = [auroc(generator.choice(generated, len(generated)), generator.choice(real, len(real))) for _ in range(draws)]
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
@@ -25,6 +25,8 @@ from tasks.shards import expected_members, open_shard
 from tasks.storage import storage_errors
 
 LIMITS = ImageLimits()
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def _write_part(
     return outcome
 
 
-def in_order[T, R](pool: Executor, function: Callable[[T], R], items: Iterable[T], window: int) -> Iterator[R]:
+def in_order(pool: Executor, function: Callable[[T], R], items: Iterable[T], window: int) -> Iterator[R]:
     """``map`` over a pool that keeps the order and never holds more than ``window`` items."""
     pending: deque[Future[R]] = deque()
     for item in items:

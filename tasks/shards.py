@@ -10,7 +10,7 @@ from typing import Any
 import fsspec
 
 from mdmf_core.collections.folder import IMAGE_SUFFIXES, FolderReader, slices
-from mdmf_core.collections.parquet import ParquetReader
+from mdmf_core.collections.parquet import ParquetReader, parquet_row
 from mdmf_core.collections.source import expand_braces, shard_kind
 from mdmf_core.collections.tar import TarReader
 from mdmf_core.digests import sha256_hex
@@ -156,3 +156,20 @@ def _folder_reader(shard: Shard, max_bytes: int, storage_block: str | None) -> F
         return filesystem.cat_file(path).decode("utf-8", "replace") if filesystem.exists(path) else None
 
     return FolderReader(shard.keys, read, size, caption)
+
+
+def read_member(shard_url: str, kind: str, key: str, locator: int | None, size: int, storage_block: str | None = None) -> bytes:
+    """The bytes of one member by its locator, without reading the shard through.
+
+    Raises:
+        SourceError: the shard is gone or cannot be read.
+    """
+    if kind == "folder":
+        return read_bytes(f"{shard_url.rpartition('#slice=')[0]}/{key}", storage_block)
+    filesystem, path = open_storage(shard_url, storage_block)
+    with storage_errors(shard_url):
+        if kind == "tar":
+            data: bytes = filesystem.cat_file(path, start=locator, end=(locator or 0) + size)
+            return data
+        with filesystem.open(path, "rb") as file:
+            return parquet_row(file, locator or 0)

@@ -83,6 +83,18 @@ class ParquetReader:
         )
 
 
+def parquet_row(source: IO[bytes], row: int) -> bytes:
+    """The image bytes of one row; reads one row group, and of it one column."""
+    file = pq.ParquetFile(source)
+    column = next(name for name in IMAGE_COLUMNS if name in file.schema_arrow.names)
+    for group in range(file.num_row_groups):
+        rows = file.metadata.row_group(group).num_rows
+        if row < rows:
+            return _image_bytes(file.read_row_group(group, columns=[column])[column][row].as_py())[0] or b""
+        row -= rows
+    raise ShardCorrupt(f"row {row} is beyond the end of the file")
+
+
 def _image_bytes(value: Any) -> tuple[bytes | None, str | None]:
     if isinstance(value, dict):
         data, path = value.get("bytes"), value.get("path")

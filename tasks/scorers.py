@@ -1,0 +1,91 @@
+"""Finding scorers, banks and calibrations by name, path or URL, one of each per process."""
+
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.resources import files
+
+import torch
+
+from mdmf_core.banks import Bank, bank_from_files
+from mdmf_core.calibration import CARD as CALIBRATION
+from mdmf_core.calibration import Calibration, calibration_from_file, require_disjoint, require_match
+from mdmf_core.errors import ArtifactError, SourceError
+from mdmf_core.scorers import CARD as SCORER
+from mdmf_core.scorers import choose_device, scorer_from_files, timm_scorer
+from mdmf_core.scoring import Scorer
+from tasks.extract import ScoringKit
+from tasks.storage import read_bytes
+
+DEFAULT = "default"
+
+
+def _directory(reference: str, kind: str, storage_block: str | None) -> Callable[[str], bytes]:
+    """A reader of the files in the directory that a name, path or URL means."""
+    if "/" not in reference and not os.path.isdir(reference):
+        bundled = files("scorers") / reference
+        if not bundled.is_dir():
+            names = sorted(entry.name for entry in files("scorers").iterdir() if (entry / SCORER).is_file())
+            raise ArtifactError(f"no {kind} {reference!r}: neither a folder nor one of the bundled {', '.join(names)}")
+        location = bundled / "bank" if kind == "bank" else bundled
+        return lambda name: (location / name).read_bytes()
+
+    def read(name: str) -> bytes:
+        try:
+            return read_bytes(f"{reference.rstrip('/')}/{name}", storage_block)
+        except SourceError as error:
+            raise ArtifactError(f"{kind} {reference!r}: {error}") from error
+
+    return read
+
+
+@lru_cache(maxsize=2)
+def load_scorer(reference: str, device: str, storage_block: str | None = None) -> Scorer:
+    """The scorer that ``reference`` means: ``default``, a scorer directory, or ``timm:MODEL?...``.
+
+    Raises:
+        ArtifactError, ValueError: in one sentence, what is wrong with it.
+    """
+    torch_device, autocast = choose_device(device)
+    if reference.startswith("timm:"):
+        return timm_scorer(reference, torch_device, autocast)
+    return scorer_from_files(_directory(reference, "scorer", storage_block), torch_device, autocast)
+
+
+@lru_cache(maxsize=4)
+def load_bank(reference: str, storage_block: str | None = None) -> tuple[Bank, Calibration]:
+    """A bank directory and the calibration in it.
+
+    Raises:
+        ArtifactError: missing, damaged, or calibrated on the bank's own images.
+    """
+    read = _directory(reference, "bank", storage_block)
+    bank, calibration = bank_from_files(read), calibration_from_file(read(CALIBRATION))
+    require_disjoint(bank, calibration.sha256s)
+    return bank, calibration
+
+
+def load_kit(
+    scorer: str, bank: str, device: str, batch_images: int, decode_threads: int, storage_block: str | None
+) -> ScoringKit:
+    """Everything that one process scores with, checked to belong together.
+
+    Raises:
+        ArtifactError: the bank or its calibration was made for another scorer; both digests are named.
+    """
+    if bank == DEFAULT and scorer != DEFAULT:
+        raise ArtifactError(
+            f"the default bank belongs to the default scorer, not to {scorer!r}. "
+            f"Build one: mdmf bank build REAL_IMAGES --scorer {scorer!r} --out DIR, then pass --bank DIR"
+        )
+    loaded = load_scorer(scorer, device, storage_block)
+    reference, calibration = load_bank(bank, storage_block)
+    require_match(loaded.scorer_id, reference, calibration)
+    threads = decode_threads or max(1, (os.cpu_count() or 1) - (0 if loaded.device.type == "cuda" else 1))
+    return ScoringKit(loaded, reference, calibration, batch_images, threads)
+
+
+def device_label(scorer: Scorer) -> str:
+    """Device and compute dtype, as the run row states them."""
+    name = torch.cuda.get_device_name(scorer.device) if scorer.device.type == "cuda" else "cpu"
+    return f"{name} {str(scorer.autocast or torch.float32).removeprefix('torch.')}"
