@@ -69,7 +69,7 @@ class LocalPrefect:
             if server.poll() is not None:
                 break
             try:
-                with urllib.request.urlopen(f"{self.ui}/api/health", timeout=2):
+                with urllib.request.urlopen(f"{self.ui}/api/health", timeout=2):  # noqa: S310 - our own http address
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.2)

@@ -69,7 +69,7 @@ def curate(
     storage_block: Block = None,
     promote: Annotated[bool, typer.Option(help="Make this scorer and bank the ones that the views show.")] = False,
 ) -> None:
-    """Score a collection of images. The same flow as the deployment, in this process; run it again to go on or to do nothing."""
+    """Score a collection of images: the deployment's flow, in this process. Run it again to go on where it stopped."""
     from flows.curate import curate as flow
 
     with _plain_errors():

@@ -74,32 +74,31 @@ class Scorer:
     scorer_id: str
 
     @torch.inference_mode()
-    def signatures(self, crops: UInt8[np.ndarray, "n 3 size size"]) -> Float[Tensor, "n k d"]:
-        """PFS of every patch of every crop, float32, on the scorer's device."""
+    def signatures(self, crops: UInt8[np.ndarray, "n 3 size size"]) -> Float[Tensor, "patches d"]:
+        """PFS of every patch of every crop, crop by crop, float32, on the scorer's device."""
         batch = torch.from_numpy(crops)
         if self.device.type == "cuda":
             batch = batch.pin_memory().to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             tokens = self.backbone(batch)
-        flat = tokens.float().flatten(0, 1)
-        vectors = flat if self.signature is None else self.signature(flat)
-        result: Tensor = vectors.unflatten(0, tokens.shape[:2])
-        return result
+        flat: Tensor = tokens.float().flatten(0, 1)
+        return flat if self.signature is None else self.signature(flat)
 
     @torch.inference_mode()
-    def terms(self, images: Sequence[UInt8[np.ndarray, "n 3 size size"]], bank: Bank) -> tuple[PatchTerms, list[int]]:
-        """MMD terms of a batch of images, each given as its crops, and the patch count of each."""
-        per_crop = self.signatures(np.concatenate(images))
-        counts = [len(crops) * per_crop.shape[1] for crops in images]
+    def terms(self, signatures: Float[Tensor, "patches d"], counts: list[int], bank: Bank) -> PatchTerms:
+        """MMD terms of images that own ``counts`` patches each."""
         points, weights = bank.points.to(self.device), bank.weights.to(self.device)
-        flat = per_crop.flatten(0, 1)
-        return patch_terms(flat, counts, points, weights, bank.sigma, bank.bank_term, self.statistic.k), counts
+        vectors = signatures.to(self.device)
+        return patch_terms(vectors, counts, points, weights, bank.sigma, bank.bank_term, self.statistic.k)
 
     def score(
         self, images: Sequence[UInt8[np.ndarray, "n 3 size size"]], bank: Bank, calibration: Calibration
     ) -> list[ImageScore]:
         """Scores a batch of images, each given as its crops."""
-        terms, counts = self.terms(images, bank)
+        signatures = self.signatures(np.concatenate(images))
+        per_crop = len(signatures) // sum(len(crops) for crops in images)
+        counts = [len(crops) * per_crop for crops in images]
+        terms = self.terms(signatures, counts, bank)
         scores = self.statistic.score(terms).cpu().numpy()
         columns = (
             scores, terms.mmd2.cpu().numpy(), terms.cross.cpu().numpy(), terms.self_term.cpu().numpy(),

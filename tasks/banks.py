@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
 import torch
+from jaxtyping import Float
 
 from mdmf_core.banks import Bank, BankMember, build_bank
 from mdmf_core.calibration import CARD as CALIBRATION
 from mdmf_core.calibration import Calibration, Support, require_disjoint
 from mdmf_core.errors import ArtifactError, MdmfError, ShardCorrupt, ShardUnfinished
 from mdmf_core.scoring import Scorer
-from tasks.extract import LIMITS, Prepared, batches, in_order, prepare
+from tasks.extract import LIMITS, Prepared, in_order, prepare
 from tasks.shards import list_shards, open_shard
 from tasks.storage import open_storage, storage_errors
 
@@ -34,6 +34,24 @@ class BuiltBank:
     points: int
     coreset_error: float
     excluded: int
+
+
+@dataclass(frozen=True)
+class CalibrationImage:
+    """What is kept of a held-out image until the bank is there to score it: no pixels."""
+
+    sha256: str
+    width: int
+    height: int
+    jpeg_quality: int | None
+    signatures: Float[torch.Tensor, "patches d"]
+
+    @classmethod
+    def of(cls, item: Prepared, signatures: Float[torch.Tensor, "patches d"]) -> "CalibrationImage":
+        image = item.image
+        if image is None:
+            raise ValueError(f"{item.member.key} was not decoded")
+        return cls(item.sha256, image.width, image.height, image.jpeg_quality, signatures)
 
 
 def build(
@@ -57,7 +75,7 @@ def build(
         if filesystem.exists(path):
             raise ArtifactError(f"{directory} exists; banks are immutable: choose another name")
     bank_half: list[tuple[BankMember, torch.Tensor]] = []
-    calibration_half: list[Prepared] = []
+    calibration_half: list[CalibrationImage] = []
     seen: set[str] = set()
     excluded = 0
     for item in _images(source, scorer, max_images, storage_block):
@@ -65,10 +83,10 @@ def build(
             excluded += 1
         elif item.sha256 not in seen:
             seen.add(item.sha256)
+            signatures = scorer.signatures(item.crops)
             if int(item.sha256[-1], 16) % 2:
-                calibration_half.append(item)
+                calibration_half.append(CalibrationImage.of(item, signatures.cpu()))
             else:
-                signatures = scorer.signatures(item.crops).flatten(0, 1)
                 member = BankMember(source, item.member.key, item.sha256, domain)
                 bank_half.append((member, signatures[:: -(-len(signatures) // _PATCHES)].cpu()))
     if min(len(bank_half), len(calibration_half)) < 2:
@@ -77,9 +95,13 @@ def build(
             f"{len(calibration_half)} for calibration; at least 2 of each are needed, and 1 / FPR of the latter to be useful"
         )
     bank = build_bank(
-        os.path.basename(directory.rstrip("/")), scorer.scorer_id, torch.cat([part for _, part in bank_half]), [member for member, _ in bank_half], points,
+        os.path.basename(directory.rstrip("/")),
+        scorer.scorer_id,
+        torch.cat([part for _, part in bank_half]),
+        [member for member, _ in bank_half],
+        points,
         scorer.sigma,
-    )  # fmt: skip
+    )
     calibration = calibrate(scorer, bank, calibration_half, domain)
     publish(directory, {CALIBRATION: calibration.file()} | bank.files(), storage_block)
     return BuiltBank(
@@ -88,27 +110,25 @@ def build(
     )  # fmt: skip
 
 
-def calibrate(scorer: Scorer, bank: Bank, images: list[Prepared], domain: str) -> Calibration:
+def calibrate(scorer: Scorer, bank: Bank, images: list[CalibrationImage], domain: str) -> Calibration:
     """Scores held-out real images and keeps the scores.
 
     Raises:
         ArtifactError: one of them is in the bank.
     """
-    require_disjoint(bank, tuple(item.sha256 for item in images))
-    scores: list[float] = []
-    for batch in batches(images, 32):
-        terms, _ = scorer.terms([item.crops for item in batch if item.crops is not None], bank)
-        scores += scorer.statistic.score(terms).tolist()
-    decoded = [item.image for item in images if item.image is not None]
-    qualities = [image.jpeg_quality for image in decoded if image.jpeg_quality is not None]
+    require_disjoint(bank, tuple(image.sha256 for image in images))
+    scores = [
+        float(scorer.statistic.score(scorer.terms(image.signatures, [len(image.signatures)], bank))[0]) for image in images
+    ]
+    qualities = [image.jpeg_quality for image in images if image.jpeg_quality is not None]
     support = Support(
-        side_min=min(min(image.width, image.height) for image in decoded),
-        side_max=max(max(image.width, image.height) for image in decoded),
+        side_min=min(min(image.width, image.height) for image in images),
+        side_max=max(max(image.width, image.height) for image in images),
         quality_min=min(qualities, default=1),
-        lossless=len(qualities) < len(decoded),
+        lossless=len(qualities) < len(images),
     )
-    sha256s = tuple(sorted(item.sha256 for item in images))
-    return Calibration(scorer.scorer_id, bank.bank_id, domain, tuple(np.sort(scores).tolist()), support, sha256s)
+    sha256s = tuple(sorted(image.sha256 for image in images))
+    return Calibration(scorer.scorer_id, bank.bank_id, domain, tuple(sorted(scores)), support, sha256s)
 
 
 def _images(source: str, scorer: Scorer, most: int, storage_block: str | None) -> Iterator[Prepared]:

@@ -16,7 +16,7 @@ from mdmf_core.errors import SourceError
 
 @lru_cache(maxsize=32)
 def _block_options(block: str) -> dict[str, Any]:
-    value = Secret.load(block, _sync=True).get()  # type: ignore[union-attr]
+    value = Secret.load(block, _sync=True).get()  # type: ignore[call-arg, union-attr]
     if not isinstance(value, dict):
         raise SourceError(
             f"Prefect block secret/{block} must hold a JSON object of fsspec options such as "

@@ -7,7 +7,7 @@ CREATE VIEW promoted AS
 CREATE VIEW scored AS
   SELECT i.shard_id, i.key, i.image_id, i.url, i.caption, s.score, s.p_value, s.domain, s.in_support,
          s.mmd2, s.cross_term, s.self_term, s.top_k, s.top_patch, s.patches,
-         i.sha256, i.format, i.width, i.height, i.bytes, i.jpeg_quality, i.border_px, i.resized, i.sidecar,
+         i.sha256, i.format, i.width, i.height, i.bytes, i.jpeg_quality, i.border_px, i.resized, i.locator, i.sidecar,
          sh.url AS shard_url, s.run_id, s.scored_at
   FROM scores s
   JOIN promoted p USING (scorer_id, bank_id, calibration_id)

@@ -1,0 +1,75 @@
+"""Shared fixtures: a tiny real ViT with its bank, a Prefect server, the curate flow."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+# Before Prefect is imported: tests touch no user profile, send nothing, and start no server unless they ask for one.
+os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+os.environ["DO_NOT_TRACK"] = "1"
+
+import pytest
+import timm
+import torch
+from fabricate import encoded
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_HOME, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+from prefect.testing.utilities import prefect_test_harness
+from safetensors.torch import save_file
+
+from tasks.banks import build
+from tasks.scorers import load_scorer
+
+
+@pytest.fixture(scope="session")
+def tiny_scorer(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of a real timm ViT with seeded weights."""
+    torch.manual_seed(0)
+    weights = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_file(timm.create_model("vit_tiny_patch16_224", pretrained=False).state_dict(), weights)
+    return f"timm:vit_tiny_patch16_224?weights={weights}"
+
+
+@pytest.fixture(scope="session")
+def real_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder of 80 images that stand for real ones."""
+    folder = tmp_path_factory.mktemp("real")
+    for seed in range(1000, 1080):
+        (folder / f"{seed}.jpg").write_bytes(encoded(seed))
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_bank(tiny_scorer: str, real_folder: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A bank directory for ``tiny_scorer``, with calibration."""
+    directory = str(tmp_path_factory.mktemp("banks") / "tiny")
+    build(real_folder, load_scorer(tiny_scorer, "cpu"), directory, 100, 200, "photo", None)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A real Prefect server with a database of its own, for tests that run flows."""
+    home = tmp_path_factory.mktemp("prefect")
+    with (
+        temporary_settings(
+            {
+                PREFECT_HOME: home,
+                PREFECT_LOCAL_STORAGE_PATH: home / "storage",
+                PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
+            }
+        ),
+        prefect_test_harness(server_startup_timeout=180),
+    ):
+        yield
+
+
+@pytest.fixture
+def curate(prefect_server: None, tiny_scorer: str, tiny_bank: str, tmp_path: Path) -> Callable[..., object]:
+    """The curate flow on the tiny scorer, with a warehouse in ``tmp_path``."""
+    from flows.curate import curate as flow
+
+    def run(source: object, **parameters: object) -> object:
+        defaults = {"warehouse": str(tmp_path / "warehouse.duckdb"), "scorer": tiny_scorer, "bank": tiny_bank}
+        return flow(source=str(source), **defaults | parameters)
+
+    return run

@@ -1,0 +1,49 @@
+"""Photographs made from a seed, and shards of them."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+
+
+def photo(seed: int, width: int = 256, height: int = 240) -> Image.Image:
+    """Smooth random structure with grain, so that JPEG, crops and kernels have something to work on."""
+    random = np.random.default_rng(seed)
+    coarse = Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
+    grain = random.normal(0, 6, (height, width, 3))
+    return Image.fromarray((np.asarray(coarse) + grain).clip(0, 255).astype(np.uint8))
+
+
+def encoded(seed: int, format: str = "JPEG", width: int = 256, height: int = 240) -> bytes:
+    buffer = io.BytesIO()
+    photo(seed, width, height).save(buffer, format, **({"quality": 90} if format == "JPEG" else {}))
+    return buffer.getvalue()
+
+
+def write_tar(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return path
+
+
+def write_shard(path: Path, seeds: range, extra: dict[str, bytes] | None = None) -> Path:
+    """A shard in img2dataset's layout, with its stats file."""
+    files: dict[str, bytes] = {}
+    for seed in seeds:
+        key = f"{seed:09d}"
+        files[f"{key}.jpg"] = encoded(seed)
+        files[f"{key}.txt"] = f"caption {seed}".encode()
+        files[f"{key}.json"] = json.dumps({"key": key, "url": f"https://example.org/{seed}.jpg"}).encode()
+    files |= extra or {}
+    path.with_name(f"{path.stem}_stats.json").write_text(json.dumps({"successes": len(seeds)}))
+    return write_tar(path, files)
