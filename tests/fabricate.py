@@ -9,6 +9,11 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
+# Everything that must not depend on when, where or in which run a row was made.
+CONTENT = (
+    "SELECT key, sha256, format, width, height, bytes, locator, jpeg_quality, border_px, resized, caption, url, sidecar, "
+    "round(score, 9) AS score, round(p_value, 9) AS p_value, patches, top_patch, domain, in_support FROM scored ORDER BY key"
+)
 
 
 def photo(seed: int, width: int = 256, height: int = 240) -> Image.Image:

@@ -5,17 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from fabricate import ROOT, encoded, write_shard, write_tar
+from fabricate import CONTENT, ROOT, encoded, write_shard, write_tar
 
 from mdmf_core.errors import MdmfError
 from tasks.warehouse import query
 
 SAMPLES = ROOT / "samples" / "laion-mini"
-# Everything that must not depend on when, where or in which run a row was made.
-CONTENT = (
-    "SELECT key, sha256, format, width, height, bytes, locator, jpeg_quality, border_px, resized, caption, url, sidecar, "
-    "round(score, 9) AS score, round(p_value, 9) AS p_value, patches, top_patch, domain, in_support FROM scored ORDER BY key"
-)
 
 
 def rows(warehouse: object, sql: str = CONTENT) -> pd.DataFrame:

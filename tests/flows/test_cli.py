@@ -1,0 +1,96 @@
+"""The `mdmf` command as a user meets it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fabricate import write_shard
+from typer.testing import CliRunner
+
+from mdmf_cli.main import app
+
+
+def mdmf(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def warehouse(curate, tmp_path) -> Path:
+    curate(write_shard(tmp_path / "00000.tar", range(30), {"x.html": b"<html>"}))
+    return tmp_path / "warehouse.duckdb"
+
+
+@pytest.mark.parametrize("command", [(), ("curate",), ("sql",), ("doctor",), ("demo",), ("report",), ("bank", "build")])
+def test_help_of_every_command(command):
+    status, text = mdmf(*command, "--help")
+    assert status == 0
+    assert "Usage" in text
+
+
+def test_curate_prints_the_accounting_line(prefect_server, tiny_scorer, tiny_bank, tmp_path):
+    source = write_shard(tmp_path / "00000.tar", range(3), {"x.html": b"<html>"})
+    status, text = mdmf("curate", source, "--warehouse", tmp_path / "w.duckdb", "--scorer", tiny_scorer, "--bank", tiny_bank)
+    assert status == 0
+    assert "4 members = 3 scored + 1 excluded" in text
+    assert "report: " in text
+
+
+def test_errors_are_one_sentence_and_status_1(prefect_server, tmp_path):
+    for command in (
+        ("curate", "/nowhere/x.tar", "--warehouse", tmp_path / "w.duckdb"),
+        ("sql", "SELECT 1", "--warehouse", tmp_path / "none.duckdb"),
+        ("report", "--warehouse", tmp_path / "none.duckdb"),
+    ):
+        status, text = mdmf(*command)
+        assert status == 1
+        assert "error:" in text
+        assert "Traceback" not in text
+
+
+def test_sql_in_each_format(warehouse):
+    status, text = mdmf("sql", "SELECT count(*) AS n FROM scored", "--warehouse", warehouse)
+    assert (status, "30" in text) == (0, True)
+    status, text = mdmf("sql", "SELECT key FROM scored ORDER BY key LIMIT 2", "--warehouse", warehouse, "--format", "csv")
+    assert text == "key\n000000000\n000000001\n"
+    status, text = mdmf("sql", "SELECT key FROM scored ORDER BY key LIMIT 1", "--warehouse", warehouse, "--format", "json")
+    assert json.loads(text) == {"key": "000000000"}
+    status, text = mdmf("sql", "SELEC 1", "--warehouse", warehouse)
+    assert (status, "Parser Error" in text) == (1, True)
+    status, text = mdmf("sql", "DELETE FROM images", "--warehouse", warehouse)
+    assert (status, "read-only" in text) == (1, True)
+
+
+def test_plain_duckdb_shell_answers_flagged_and_refuses_an_unreachable_budget(warehouse):
+    shell = str(Path(sys.executable).with_name("duckdb"))
+
+    def ask(sql: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([shell, "-readonly", "-csv", str(warehouse), "-c", sql], capture_output=True, text=True)
+
+    counts = (
+        "SELECT (SELECT count(*) FROM flagged(0.5)) + (SELECT count(*) FROM kept(0.5)) + (SELECT count(*) FROM unsure()) AS n"
+    )
+    assert ask(counts).stdout.split() == ["n", "30"]
+    assert ask("SELECT max(p_value) <= 0.5 AS ok FROM flagged(0.5)").stdout.split() == ["ok", "true"]
+    refused = ask("SELECT * FROM flagged(0.0001)")
+    assert refused.returncode != 0
+    assert "it would take 9999" in refused.stderr
+    assert "generated_share" in ask("FROM prevalence()").stdout
+
+
+def test_doctor_names_digests_and_fails_on_a_source_that_is_not_there(tiny_scorer, tiny_bank, warehouse):
+    status, text = mdmf("doctor", "--scorer", tiny_scorer, "--bank", tiny_bank, "--warehouse", warehouse)
+    assert status == 0
+    assert "budgets from" in text
+    assert "1 shards, 30 images scored" in text
+    status, text = mdmf("doctor", "--scorer", tiny_scorer, "--bank", tiny_bank, "--source", "s3://", "--source", "/nowhere")
+    assert status == 1
+    assert "wrong storage" in text
+
+
+def test_bank_build_refuses_to_overwrite(prefect_server, tiny_scorer, tiny_bank, real_folder):
+    status, text = mdmf("bank", "build", real_folder, "--out", tiny_bank, "--scorer", tiny_scorer)
+    assert status == 1
+    assert "banks are immutable" in text

@@ -1,0 +1,110 @@
+"""The same flow through s3:// against a real S3 server that checks signatures."""
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import s3fs
+from fabricate import CONTENT, write_shard
+from prefect.blocks.system import Secret
+
+from mdmf_core.errors import SourceError
+from tasks.banks import build
+from tasks.scorers import load_scorer
+from tasks.shards import list_shards
+from tasks.storage import _block_options
+from tasks.warehouse import query
+
+KEY, SECRET = "curator", "a-secret-of-the-tests"
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """(folder behind the bucket `corpus`, endpoint URL)."""
+    root = tmp_path_factory.mktemp("s3")
+    (root / "corpus").mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    rclone = Path(sys.executable).with_name("rclone")
+    command = [str(rclone), "serve", "s3", "--auth-key", f"{KEY},{SECRET}", "--addr", f"127.0.0.1:{port}", str(root)]
+    command += ["--vfs-cache-mode", "off", "--dir-cache-time", "0s"]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield root / "corpus", f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture
+def signed_in(bucket, monkeypatch) -> Path:
+    """Standard AWS variables that let one in."""
+    folder, endpoint = bucket
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    return folder
+
+
+def test_s3_gives_the_same_rows_as_local_disk(curate, signed_in, tmp_path):
+    for number in range(2):
+        write_shard(signed_in / f"0000{number}.tar", range(number * 10, number * 10 + 5), {"z.html": b"<html>"})
+    there = curate("s3://corpus/{00000..00001}.tar", warehouse=str(tmp_path / "s3.duckdb"))
+    here = curate(f"{signed_in}/{{00000..00001}}.tar", warehouse=str(tmp_path / "local.duckdb"))
+    assert (there.members, there.scored, there.excluded) == (here.members, here.scored, here.excluded) == (12, 10, 2)
+    frames = [query(str(tmp_path / f"{name}.duckdb"), CONTENT) for name in ("s3", "local")]
+    pd.testing.assert_frame_equal(*frames)
+    digests = [query(str(tmp_path / f"{name}.duckdb"), "SELECT digest FROM shards ORDER BY url") for name in ("s3", "local")]
+    pd.testing.assert_frame_equal(*digests)
+    assert "data:image/jpeg;base64" in Path(there.report).read_text()  # pictures were read by range
+    assert curate("s3://corpus/*.tar", warehouse=str(tmp_path / "s3.duckdb")).already_complete == 2
+
+
+def test_credentials_from_a_prefect_block(curate, bucket, tmp_path, monkeypatch):
+    folder, endpoint = bucket
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    write_shard(folder / "block.tar", range(3))
+    options = {"key": KEY, "secret": SECRET, "client_kwargs": {"endpoint_url": endpoint, "region_name": "us-east-1"}}
+    Secret(value=options).save("corpus-bucket", overwrite=True)
+    _block_options.cache_clear()
+    warehouse = tmp_path / "w.duckdb"
+    assert curate("s3://corpus/block.tar", warehouse=str(warehouse), storage_block="corpus-bucket").scored == 3
+    everything = warehouse.read_bytes() + b"".join(path.read_bytes() for path in tmp_path.rglob("*.parquet"))
+    assert SECRET.encode() not in everything
+
+
+def test_banks_are_read_from_and_written_to_s3(curate, signed_in, tiny_scorer, real_folder, tmp_path):
+    shutil.rmtree(signed_in / "banks", ignore_errors=True)
+    built = build(real_folder, load_scorer(tiny_scorer, "cpu"), "s3://corpus/banks/tiny", 50, 80, "photo", None)
+    source = write_shard(tmp_path / "00000.tar", range(2))
+    assert curate(source, bank="s3://corpus/banks/tiny").scored == 2
+    found = query(str(tmp_path / "warehouse.duckdb"), "SELECT digest FROM banks")["digest"][0]
+    assert found == built.bank_id
+
+
+def test_wrong_bucket_and_wrong_secret_are_one_clear_sentence(signed_in, monkeypatch):
+    with pytest.raises(SourceError, match=r"s3://nowhere/\*\.tar"):
+        list_shards("s3://nowhere/*.tar", 1000)
+    write_shard(signed_in / "00000.tar", range(1))
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(SourceError, match=r"s3://corpus"):
+        list_shards("s3://corpus/00000.tar", 1000)

@@ -1,0 +1,157 @@
+"""Landing: exactly once, all or nothing, and never two rows for one member."""
+
+import multiprocessing
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import pytest
+from fabricate import encoded, write_shard
+
+from mdmf_core.errors import WarehouseError
+from mdmf_core.records import Shard
+from tasks.extract import score_shard
+from tasks.landing import land
+from tasks.parts import ShardOutcome, finished_part, part_path, part_writer
+from tasks.scorers import load_kit
+from tasks.shards import list_shards
+from tasks.warehouse import RunRecord, connect, migrate, parts_folder, query, start_run
+
+RUN = "00000000-0000-0000-0000-000000000001"
+
+
+@pytest.fixture
+def kit(tiny_scorer, tiny_bank):
+    return load_kit(tiny_scorer, tiny_bank, "cpu", 8, 1, None)
+
+
+def opened(warehouse: Path, kit) -> str:
+    with connect(str(warehouse)) as connection:
+        migrate(connection)
+        start_run(connection, RunRecord(RUN, "curate", "s", {}, "0", "h", "cpu"), kit, promote=False)
+    return str(warehouse)
+
+
+def outcome_of(source: Path, warehouse: str, kit) -> ShardOutcome:
+    (shard,) = list_shards(str(source), 1000)
+    return score_shard(shard, kit, parts_folder(warehouse), RUN, None, lambda members: None)
+
+
+def content(warehouse: str) -> list[tuple]:
+    frame = query(
+        warehouse, "SELECT s.* EXCLUDE (scored_at), i.key FROM scores s JOIN images i USING (image_id) ORDER BY i.key"
+    )
+    return [tuple(row) for row in frame.itertuples(index=False)]
+
+
+def test_landing_twice_is_landing_once(kit, tmp_path):
+    warehouse = opened(tmp_path / "w.duckdb", kit)
+    outcome = outcome_of(write_shard(tmp_path / "00000.tar", range(5)), warehouse, kit)
+    land(warehouse, [outcome], kit.key)
+    first = content(warehouse)
+    land(warehouse, [outcome], kit.key)
+    assert content(warehouse) == first
+    assert query(warehouse, "SELECT count(*) AS n FROM shards")["n"][0] == 1
+
+
+def test_a_part_that_does_not_add_up_lands_nothing_of_its_group(kit, tmp_path):
+    warehouse = opened(tmp_path / "w.duckdb", kit)
+    good = outcome_of(write_shard(tmp_path / "00000.tar", range(3)), warehouse, kit)
+    bad = replace(outcome_of(write_shard(tmp_path / "00001.tar", range(9, 12)), warehouse, kit), members=4, scored=4)
+    with pytest.raises(WarehouseError, match="the part holds 3 scored"):
+        land(warehouse, [good, bad], kit.key)
+    assert query(warehouse, "SELECT count(*) AS n FROM images")["n"][0] == 0
+
+
+def test_the_table_itself_refuses_a_shard_that_does_not_add_up(kit, tmp_path):
+    warehouse = opened(tmp_path / "w.duckdb", kit)
+    land(warehouse, [outcome_of(write_shard(tmp_path / "00000.tar", range(3)), warehouse, kit)], kit.key)
+    with connect(warehouse) as connection, pytest.raises(duckdb.ConstraintException):
+        connection.execute("UPDATE shards SET members = members + 1")
+
+
+def test_a_part_appears_whole_or_not_at_all(kit, tmp_path):
+    path = part_path(str(tmp_path), Shard("u", "tar", 1, "f"), kit.key)
+    with pytest.raises(RuntimeError, match="killed"), part_writer(path) as part:
+        part.write([{"key": "a"}])
+        raise RuntimeError("killed")
+    assert finished_part(path) is None
+    assert list(Path(path).parent.iterdir()) == []
+    Path(path).write_bytes(b"PAR1 not really")
+    with pytest.raises(WarehouseError, match="damaged"):
+        finished_part(path)
+
+
+def test_a_newer_warehouse_is_refused(kit, tmp_path):
+    warehouse = opened(tmp_path / "w.duckdb", kit)
+    with connect(warehouse) as connection:
+        connection.execute("INSERT INTO migrations VALUES ('999_future.sql', now())")
+        with pytest.raises(WarehouseError, match="newer version"):
+            migrate(connection)
+
+
+def test_a_file_that_is_no_warehouse_is_refused(tmp_path):
+    (tmp_path / "w.duckdb").write_bytes(b"not a database" * 1000)
+    with pytest.raises(WarehouseError, match="cannot open warehouse"), connect(str(tmp_path / "w.duckdb")):
+        pass
+
+
+def _hold(warehouse: str, held, release) -> None:
+    with connect(warehouse):
+        held.set()
+        release.wait(60)
+
+
+def test_a_commit_waits_for_another_process(kit, tmp_path):
+    warehouse = opened(tmp_path / "w.duckdb", kit)
+    outcome = outcome_of(write_shard(tmp_path / "00000.tar", range(2)), warehouse, kit)
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    holder = context.Process(target=_hold, args=(warehouse, held, release))
+    holder.start()
+    try:
+        assert held.wait(60)
+        waiting = context.Process(target=land, args=(warehouse, [outcome], kit.key))
+        waiting.start()
+        time.sleep(3)
+        assert waiting.is_alive()
+        release.set()
+        waiting.join(60)
+        assert waiting.exitcode == 0
+    finally:
+        release.set()
+        holder.join(60)
+    assert query(warehouse, "SELECT count(*) AS n FROM images")["n"][0] == 2
+
+
+def _land_until_killed(warehouse: str, outcomes: list[ShardOutcome], key) -> None:
+    while True:
+        land(warehouse, outcomes, key)
+
+
+def test_killed_at_any_moment_the_next_landing_ends_with_the_same_table(kit, tmp_path):
+    warehouse = opened(tmp_path / "w.duckdb", kit)
+    outcomes = [outcome_of(write_shard(tmp_path / f"0000{n}.tar", range(n * 10, n * 10 + 4)), warehouse, kit) for n in range(3)]
+    land(warehouse, outcomes, kit.key)
+    undisturbed = content(warehouse)
+    context = multiprocessing.get_context("fork")
+    for moment in range(8):
+        process = context.Process(target=_land_until_killed, args=(warehouse, outcomes, kit.key))
+        process.start()
+        time.sleep(0.05 + 0.03 * moment)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        land(warehouse, outcomes, kit.key)
+        assert content(warehouse) == undisturbed
+
+
+def test_an_undecodable_image_still_has_its_identity(kit, tmp_path):
+    warehouse = opened(tmp_path / "w.duckdb", kit)
+    source = write_shard(tmp_path / "00000.tar", range(1), {"bad.jpg": encoded(5)[:3000]})
+    land(warehouse, [outcome_of(source, warehouse, kit)], kit.key)
+    row = query(warehouse, "SELECT key, reason, image_id FROM excluded").iloc[0]
+    assert (row["key"], row["reason"]) == ("bad", "truncated")
+    assert row["image_id"] is not None
