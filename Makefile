@@ -1,8 +1,9 @@
 # Two commands do all the set-up: `make demo` and `make test`.
 PYTHON ?= python3
+DATA ?= ../shared/data
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test default-scorer clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed  ## install, run the main job on the bundled shards, print what it found
@@ -29,6 +30,9 @@ test: .venv/installed-dev  ## install, check style and types, run the tests
 	@echo "installing into .venv, with the tools for tests (some minutes the first time)"
 	@$(BIN)/pip install --quiet --editable '.[dev]' || { echo "the install failed: is the package index reachable, is the disk full?"; exit 1; }
 	@touch $@ .venv/installed
+
+default-scorer: .venv/installed  ## train the bundled scorer again: make default-scorer DATA=../shared/data
+	@$(BIN)/python scorers/train_default.py $(DATA) scorers/default
 
 clean:  ## remove what demo and test made, but not the environment
 	rm -rf .mdmf warehouse.duckdb warehouse.duckdb.parts warehouse.duckdb.report .pytest_cache .mypy_cache .ruff_cache

@@ -187,3 +187,7 @@ def bank_build(
         f"{1 / (built.calibration_images + 1):.4f} can be kept",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
+
+
+if __name__ == "__main__":
+    app()

@@ -61,11 +61,11 @@ class TimmBackbone(nn.Module):
         self._blocks = sorted(block % depth for block in config.blocks)
         self._window = 1 if config.pool is None else config.pool // side
         cfg: Mapping[str, Sequence[float]] = model.pretrained_cfg  # type: ignore[assignment]
-        self.register_buffer("mean", torch.tensor(cfg["mean"]).view(1, 3, 1, 1) * 255.0)
-        self.register_buffer("std", torch.tensor(cfg["std"]).view(1, 3, 1, 1) * 255.0)
+        self.register_buffer("mean", torch.tensor(cfg["mean"]).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(cfg["std"]).view(1, 3, 1, 1))
 
     def forward(self, crops: UInt8[Tensor, "n 3 size size"]) -> Float[Tensor, "n k d"]:
-        pixels = (crops.float() - self.mean) / self.std
+        pixels = (crops.float() / 255 - self.mean) / self.std  # in timm's own order, to the last bit
         maps = self.model.forward_intermediates(  # type: ignore[operator]
             pixels, indices=self._blocks, norm=True, output_fmt="NCHW", intermediates_only=True
         )

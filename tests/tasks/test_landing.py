@@ -75,9 +75,14 @@ def test_the_table_itself_refuses_a_shard_that_does_not_add_up(kit, tmp_path):
 
 def test_a_part_appears_whole_or_not_at_all(kit, tmp_path):
     path = part_path(str(tmp_path), Shard("u", "tar", 1, "f"), kit.key)
-    with pytest.raises(RuntimeError, match="killed"), part_writer(path) as part:
-        part.write([{"key": "a"}])
-        raise RuntimeError("killed")
+
+    def write_and_fail() -> None:
+        with part_writer(path) as part:
+            part.write([{"key": "a"}])
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        write_and_fail()
     assert finished_part(path) is None
     assert list(Path(path).parent.iterdir()) == []
     Path(path).write_bytes(b"PAR1 not really")
