@@ -74,7 +74,7 @@ def _follow(log: Path, finished: threading.Event, step: Callable[[str], None]) -
                 if finished.is_set():
                     return
                 time.sleep(0.1)
-            elif "run '" in line and " - " in line:
+            elif "run '" in line and " - " in line and "Finished in state Completed" not in line:
                 step("  " + line.split(" - ", 1)[1].strip()[:160])
 
 
@@ -121,7 +121,14 @@ def _show_auroc(console: Console, warehouse: str, root: Path) -> None:
             f"  AUROC {auroc(scores, real):.3f} [{low:.3f}, {high:.3f}]  {name}: {len(scores)} images against {len(real)} real",
             highlight=False,
         )
+    flagged = set(query(warehouse, _FLAGGED)["key"])
+    wrongly = int((frame["key"].isin(flagged) & (frame["label"] == "real")).sum())
+    console.print(
+        f"  flagged at 5 %: {int((frame['key'].isin(flagged) & (frame['label'] == 'generated')).sum())} of {len(generated)} "
+        f"generated, and {wrongly} of {len(real)} real ({wrongly / len(real):.0%}, where 5 % would be on budget: these "
+        "photographs are not like the calibration's)", highlight=False, soft_wrap=True,
+    )  # fmt: skip
     console.print(
         "  1 = perfect, 0.5 = no better than chance; the interval is a 95 % bootstrap. This is a sample of a few dozen "
-        "images, not an evaluation: see docs/detection.md.", highlight=False, soft_wrap=True,
+        "images, not an evaluation: README, Limits.", highlight=False, soft_wrap=True,
     )  # fmt: skip

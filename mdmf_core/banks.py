@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -54,12 +55,14 @@ class Bank:
 
     @property
     def bank_id(self) -> str:
-        """sha256 over everything that changes a number, and the manifest."""
+        """sha256 over everything that changes a number, the certificate and the manifest."""
         return digest_of(
             {
                 "scorer_id": self.scorer_id,
                 "tensors": tensors_digest({"points": self.points, "weights": self.weights}),
                 "sigma": self.sigma,
+                "coreset_error": self.coreset_error,
+                "patches": self.patches,
                 "members": digest_of({"members": [[m.source, m.key, m.sha256, m.domain] for m in self.members]}),
             }
         )
@@ -110,10 +113,11 @@ def bank_from_files(read: Callable[[str], bytes]) -> Bank:
             patches=card["patches"],
             members=tuple(BankMember(**row) for row in rows),
         )
-    except (KeyError, TypeError, ValueError, pa.ArrowException) as error:
+        stated = card["bank_id"]
+    except (KeyError, TypeError, ValueError, SafetensorError, pa.ArrowException) as error:
         raise ArtifactError(f"not a bank directory: {type(error).__name__}: {error}") from error
-    if bank.bank_id != card["bank_id"]:
-        raise ArtifactError(f"bank {bank.name!r} digests to {bank.bank_id}, its card says {card['bank_id']}")
+    if bank.bank_id != stated:
+        raise ArtifactError(f"bank {bank.name!r} digests to {bank.bank_id}, its card says {stated}")
     return bank
 
 

@@ -57,7 +57,13 @@ class Calibration:
         return 1.0 / (len(self.scores) + 1)
 
     def p_values(self, scores: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """(1 + #{calibration scores >= s}) / (n + 1), in (0, 1]; small = unlike the real images."""
+        """(1 + #{calibration scores >= s}) / (n + 1), in (0, 1]; small = unlike the real images.
+
+        Raises:
+            ValueError: a score that is not a number, which would rank above all others.
+        """
+        if np.isnan(scores).any():
+            raise ValueError("a score is not a number: no p-value follows from it")
         at_least = len(self.scores) - np.searchsorted(np.asarray(self.scores), scores, side="left")
         result: Float[np.ndarray, " n"] = (1.0 + at_least) / (len(self.scores) + 1.0)
         return result

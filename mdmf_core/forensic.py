@@ -1,8 +1,8 @@
 """The embedded forensic backbone: residual, DCT and autocorrelation statistics of 32 px patches, nothing learned.
 
-Fixed filters remove brightness and colour from 64 px crops at native resolution; each 32 px window, 16 px apart, is described by
-360 statistics of what remains. The description cannot memorise content; the Patch Forensic Signature on top
-decides what matters.
+Fixed filters remove brightness and colour from 64 px crops at native resolution; each 32 px window, 16 px apart, is described
+by 360 statistics of what remains. The description cannot memorise content; the Patch Forensic Signature on top decides what
+matters.
 
 Sources: high-pass residuals after Fridrich and Kodovsky, "Rich Models for Steganalysis of Digital Images" (IEEE TIFS 2012);
 autocorrelation as a resampling trace after Popescu and Farid, "Exposing Digital Forgeries by Detecting Traces of Resampling"

@@ -1,5 +1,7 @@
 """The Gaussian kernel on patch forensic signatures."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -25,11 +27,12 @@ def median_heuristic(points: Float[Tensor, "n d"], most: int = 2000) -> float:
     Raises:
         ValueError: fewer than two points, or all of them the same.
     """
-    points = points[:: -(-len(points) // most)].double()
     if len(points) < 2:
         raise ValueError(f"the median heuristic needs at least 2 points, got {len(points)}")
+    points = points[:: -(-len(points) // most)].double()
     rows, columns = torch.triu_indices(len(points), len(points), offset=1)
-    sigma = float(squared_distances(points, points)[rows, columns].median().sqrt())
-    if not sigma > 0:
+    squared = float(squared_distances(points, points)[rows, columns].median())
+    # The expanded square leaves rounding of this size between points that coincide.
+    if squared <= 1e-12 * float(points.square().sum(1).max()):
         raise ValueError("more than half of the points coincide: no bandwidth follows from them")
-    return sigma
+    return math.sqrt(squared)

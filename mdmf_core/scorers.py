@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import nn
 
@@ -121,10 +122,11 @@ def scorer_from_files(read: Callable[[str], bytes], device: torch.device, autoca
             device,
             autocast,
         )
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        stated = card["scorer_id"]
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise ArtifactError(f"not a scorer directory: {type(error).__name__}: {error}") from error
-    if scorer.scorer_id != card["scorer_id"]:
-        raise ArtifactError(f"scorer {scorer.name!r} digests to {scorer.scorer_id}, its card says {card['scorer_id']}")
+    if scorer.scorer_id != stated:
+        raise ArtifactError(f"scorer {scorer.name!r} digests to {scorer.scorer_id}, its card says {stated}")
     return scorer
 
 

@@ -181,7 +181,8 @@ def publish(out: Path, backbone: ForensicBackbone, signature: PatchSignature, si
     sides = [shape for _, _, shape in held["calibrate"]]
     calibration = Calibration(
         scorer.scorer_id, bank.bank_id, "photo", tuple(sorted(scores("calibrate", chosen).tolist())),  # type: ignore[attr-defined]
-        Support(CROP, 10_000, 50, True), tuple(sorted(row["sha256"] for row, _, _ in held["calibrate"])),
+        Support(min(map(min, sides)), max(map(max, sides)), 50, True),
+        tuple(sorted(row["sha256"] for row, _, _ in held["calibrate"])),
     )  # fmt: skip
     tensors = {f"backbone.{name}": value for name, value in backbone.state_dict().items()}
     tensors |= {f"pfs.{name}": value.contiguous() for name, value in signature.state_dict().items()}
@@ -191,7 +192,7 @@ def publish(out: Path, backbone: ForensicBackbone, signature: PatchSignature, si
         "statistic": {"terms": dict(chosen.terms), "k": chosen.k}, "sigma": sigma, "files": {TENSORS: sha256_hex(weights)},
         "training": {
             "seed": SEED, "held_out": sorted(HELD_OUT), "validation_auroc": trials, "held_out_figures_jpeg90": figures,
-            "held_out_real_flagged_at_5_percent": flagged, "calibration_sides": [int(np.min(sides)), int(np.max(sides))],
+            "held_out_real_flagged_at_5_percent": flagged,
         },
     }  # fmt: skip
     files = {TENSORS: weights, CARD: json.dumps(card, indent=1).encode() + b"\n"}
