@@ -1,0 +1,172 @@
+"""Scorers: identity, tokens against timm's own, tolerance over batches, and what is refused."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+from mdmf_core.banks import bank_from_files
+from mdmf_core.calibration import CARD as CALIBRATION
+from mdmf_core.calibration import calibration_from_file, require_match
+from mdmf_core.digests import tensors_digest
+from mdmf_core.errors import ArtifactError
+from mdmf_core.forensic import ForensicBackbone
+from mdmf_core.pfs import PatchSignature
+from mdmf_core.scorers import CARD, TENSORS, TimmAddress, choose_device, scorer_from_files, timm_scorer
+
+CPU = torch.device("cpu")
+DEFAULT = Path(str(files("scorers") / "default"))
+
+
+def crops_of(seed: int, count: int, size: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
+
+
+def tokens(address: str, crops: np.ndarray) -> torch.Tensor:
+    return timm_scorer(address, CPU, None).signatures(crops).unflatten(0, (len(crops), -1))
+
+
+def test_one_block_and_pooling_against_timms_own_forward(tiny_scorer):
+    crops = crops_of(0, 2, 224)
+    model = timm.create_model("vit_tiny_patch16_224", pretrained=False).eval()
+    model.load_state_dict(load_file(TimmAddress.parse(tiny_scorer).weights))
+    kept: list[torch.Tensor] = []
+    model.blocks[5].register_forward_hook(lambda module, inputs, output: kept.append(output))
+    with torch.inference_mode():
+        last = model.forward_features((torch.from_numpy(crops).float() / 255 - 0.5) / 0.5)[:, 1:]
+        fifth = model.norm(kept[0])[:, 1:]
+    assert (tokens(tiny_scorer, crops) - last).abs().max() < 1e-5
+    assert (tokens(f"{tiny_scorer}&blocks=5", crops) - fifth).abs().max() < 1e-5
+    pooled = last.unflatten(1, (7, 2, 7, 2)).mean((2, 4)).flatten(1, 2)
+    assert (tokens(f"{tiny_scorer}&pool=32", crops) - pooled).abs().max() < 1e-5
+    assert tokens(f"{tiny_scorer}&blocks=5,-1", crops).shape == (2, 196, 384)
+
+
+def test_identity_follows_everything_that_changes_a_score(tiny_scorer):
+    addresses = [tiny_scorer, *(f"{tiny_scorer}&{option}" for option in ("blocks=5", "pool=32", "crops=4"))]
+    assert len({timm_scorer(address, CPU, None).scorer_id for address in addresses}) == 4
+    assert timm_scorer(tiny_scorer, CPU, None).scorer_id == timm_scorer(tiny_scorer, CPU, None).scorer_id
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("timm:vit_tiny_patch16_224", "add either"),
+        ("timm:vit_tiny_patch16_224?weights=a.pth", "safetensors"),
+        ("timm:no_such_model?revision=abc", "timm has no model"),
+        ("timm:vit_tiny_patch16_224?wieghts=a", "unknown wieghts"),
+        ("timm:vit_tiny_patch16_224?size=big", "invalid literal"),
+    ],
+)
+def test_addresses_that_cannot_be_meant_are_refused(address, message):
+    with pytest.raises(ValueError, match=message):
+        timm_scorer(address, CPU, None)
+
+
+def test_blocks_and_pools_that_do_not_fit_are_refused(tiny_scorer):
+    with pytest.raises(ValueError, match="run from -12 to 11"):
+        timm_scorer(f"{tiny_scorer}&blocks=12", CPU, None)
+    with pytest.raises(ValueError, match="multiple of 16"):
+        timm_scorer(f"{tiny_scorer}&pool=56", CPU, None)
+
+
+def test_weights_that_are_not_the_ones_asked_for_are_refused(tiny_scorer):
+    with pytest.raises(ArtifactError, match="0000 was asked for"):
+        timm_scorer(f"{tiny_scorer}&sha256=0000", CPU, None)
+    with pytest.raises(ArtifactError, match="cannot be loaded"):
+        timm_scorer(tiny_scorer.replace("vit_tiny", "vit_small"), CPU, None)
+
+
+def test_hub_weights_come_at_the_pinned_revision_only(tiny_scorer, tmp_path):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = tmp_path / "hub" / "models--timm--vit_tiny_patch16_224.augreg_in21k_ft_in1k" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    shutil.copy(TimmAddress.parse(tiny_scorer).weights, snapshot / "model.safetensors")
+    script = (
+        "import sys, torch; from mdmf_core.scorers import timm_scorer; "
+        "print(timm_scorer(sys.argv[1], torch.device('cpu'), None).scorer_id)"
+    )
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    for revision, works in ((commit, True), ("f" * 40, False)):
+        address = f"timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k?revision={revision}"
+        done = subprocess.run([sys.executable, "-c", script, address], env=environment, capture_output=True, text=True)
+        assert (done.returncode == 0) is works, done.stderr[-2000:]
+    assert "ArtifactError" in done.stderr
+
+
+def read_default(name: str) -> bytes:
+    return (DEFAULT / name).read_bytes()
+
+
+def test_bundled_scorer_bank_and_calibration_belong_together():
+    scorer = scorer_from_files(read_default, CPU, None)
+    bank = bank_from_files(lambda name: read_default(f"bank/{name}"))
+    calibration = calibration_from_file(read_default(f"bank/{CALIBRATION}"))
+    require_match(scorer.scorer_id, bank, calibration)
+    assert not {member.sha256 for member in bank.members} & set(calibration.sha256s)
+    held_out = set(json.loads(read_default(CARD))["training"]["held_out"])
+    assert not {member.key.split("/")[1] for member in bank.members} & held_out
+
+
+def test_an_image_scores_the_same_in_any_batch():
+    scorer = scorer_from_files(read_default, CPU, None)
+    bank = bank_from_files(lambda name: read_default(f"bank/{name}"))
+    calibration = calibration_from_file(read_default(f"bank/{CALIBRATION}"))
+    images = [crops_of(seed, 1 + 5 * seed % 16, 64) for seed in range(8)]
+    alone = [scorer.score([image], bank, calibration)[0].score for image in images]
+    for size in (3, 8):
+        together = [
+            s.score for start in range(0, 8, size) for s in scorer.score(images[start : start + size], bank, calibration)
+        ]
+        assert np.abs(np.subtract(alone, together)).max() < 1e-5  # the stated tolerance
+
+
+def test_a_scorer_directory_with_a_changed_byte_is_refused():
+    weights = bytearray(read_default(TENSORS))
+    weights[-1] ^= 1
+    card = json.loads(read_default(CARD))
+    with pytest.raises(ArtifactError, match="has sha256"):
+        scorer_from_files({CARD: json.dumps(card).encode(), TENSORS: bytes(weights)}.__getitem__, CPU, None)
+    card["sigma"] *= 2
+    with pytest.raises(ArtifactError, match="digests to"):
+        scorer_from_files({CARD: json.dumps(card).encode(), TENSORS: read_default(TENSORS)}.__getitem__, CPU, None)
+    with pytest.raises(ArtifactError, match="not a scorer directory"):
+        scorer_from_files({CARD: b"{}"}.__getitem__, CPU, None)
+
+
+def test_forensic_tokens_see_neither_brightness_nor_batch():
+    backbone = ForensicBackbone().eval()
+    crops = torch.from_numpy(crops_of(1, 4, 64) // 2)
+    with torch.inference_mode():
+        found = backbone(crops)
+        assert found.shape == (4, 9, 360)
+        assert (backbone(crops + 40) - found).abs().max() < 1e-2  # a constant is no trace
+        assert (backbone(crops[2:3]) - found[2:3]).abs().max() < 1e-5
+
+
+def test_device_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="must be auto"):
+        choose_device("tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="is not there"):
+            choose_device("cuda")
+
+
+def test_signature_round_trip_and_tensor_digest():
+    module = PatchSignature(6, 5, 4)
+    again = PatchSignature.from_tensors(module.state_dict())
+    points = torch.randn(3, 6)
+    assert torch.equal(module(points), again(points))
+    assert tensors_digest(module.state_dict()) == tensors_digest(again.state_dict())
+    with pytest.raises(ArtifactError, match="do not fit"):
+        PatchSignature.from_tensors({"layers.0.weight": torch.zeros(5, 6)})
+    assert tensors_digest({"a": torch.zeros(2)}) != tensors_digest({"a": torch.zeros(1, 2)})
