@@ -125,8 +125,8 @@ def _show_auroc(console: Console, warehouse: str, root: Path) -> None:
     wrongly = int((frame["key"].isin(flagged) & (frame["label"] == "real")).sum())
     console.print(
         f"  flagged at 5 %: {int((frame['key'].isin(flagged) & (frame['label'] == 'generated')).sum())} of {len(generated)} "
-        f"generated, and {wrongly} of {len(real)} real ({wrongly / len(real):.0%}, where 5 % would be on budget: these "
-        "photographs are not like the calibration's)", highlight=False, soft_wrap=True,
+        f"generated, and {wrongly} of {len(real)} real (the budget would be {0.05 * len(real):.0f})",
+        highlight=False, soft_wrap=True,
     )  # fmt: skip
     console.print(
         "  1 = perfect, 0.5 = no better than chance; the interval is a 95 % bootstrap. This is a sample of a few dozen "

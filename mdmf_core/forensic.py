@@ -63,6 +63,11 @@ class ForensicBackbone(nn.Module):
         self.register_buffer("residual", _residual_filters())
 
     def forward(self, crops: UInt8[Tensor, "n 3 64 64"]) -> Float[Tensor, "n 9 360"]:
+        # A processor's cache holds the maps of about 16 crops; a third of the time goes when they do not fit.
+        parts = torch.split(crops, 16) if crops.device.type == "cpu" else [crops]
+        return torch.cat([self._tokens(part) for part in parts])
+
+    def _tokens(self, crops: UInt8[Tensor, "n 3 64 64"]) -> Float[Tensor, "n 9 360"]:
         rgb = crops.float()
         ycc = torch.einsum("ij,njhw->nihw", self.opponent, rgb)
         parts = [*self._dct(ycc), *self._residuals(rgb), *self._autocorrelation(ycc)]
