@@ -1,12 +1,13 @@
 """The `mdmf` command as a user meets it."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from fabricate import write_shard
+from fabricate import ROOT, write_shard
 from typer.testing import CliRunner
 
 from mdmf_cli.main import app
@@ -106,3 +107,13 @@ def test_bank_build_refuses_to_overwrite(prefect_server, tiny_scorer, tiny_bank,
     status, text = mdmf("bank", "build", real_folder, "--out", tiny_bank, "--scorer", tiny_scorer)
     assert status == 1
     assert "banks are immutable" in text
+
+
+def test_every_query_of_the_readme_runs_in_the_plain_shell(warehouse, tmp_path):
+    queries = re.search(r"```sql\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    shell = str(Path(sys.executable).with_name("duckdb"))
+    done = subprocess.run(
+        [shell, "-readonly", "-bail", str(warehouse)], input=queries, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "keep.parquet").exists()
