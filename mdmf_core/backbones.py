@@ -45,13 +45,14 @@ class TimmBackbone(nn.Module):
 
     def __init__(self, model: nn.Module, config: TimmConfig) -> None:
         super().__init__()
-        if not hasattr(model, "forward_intermediates") or not hasattr(model, "patch_embed"):
+        patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+        if not hasattr(model, "forward_intermediates") or not isinstance(patch, tuple):
             raise ValueError(f"{config.model} has no patch tokens; choose a ViT from timm.list_models('vit*')")
         depth = len(model.blocks)  # type: ignore[arg-type]
         outside = [block for block in config.blocks if not -depth <= block < depth]
         if outside or not config.blocks:
             raise ValueError(f"blocks of {config.model} run from {-depth} to {depth - 1}, got {list(config.blocks)}")
-        side: int = model.patch_embed.patch_size[0]  # type: ignore[union-attr, index, assignment]
+        side: int = patch[0]
         if config.pool is not None and (config.pool % side or (config.size // side) % (config.pool // side)):
             raise ValueError(
                 f"pool must be a multiple of {side} px whose patches tile the {config.size // side} x "

@@ -16,6 +16,8 @@ _CAPTIONS = ("txt", "caption")
 # What WebDataset writers put beside an image; everything else is a member and gets a row of its own.
 _SIDECARS = (*_CAPTIONS, "json", "cls", "url", "npy", "id", "index", "meta")
 _MAX_SIDECAR = 1 << 20
+# How tarfile words a stream that ends inside a member or between an extended header and the header that it belongs to.
+_CUT_OFF = ("end of data", "empty header", "truncated header")
 
 
 @dataclass
@@ -109,7 +111,7 @@ class TarReader:
         except tarfile.TarError as error:
             self._stream.drain()
             self._require_whole_stream()
-            if self._stream.position < end + _END_OF_ARCHIVE or "end of data" in str(error):
+            if self._stream.position < end + _END_OF_ARCHIVE or any(sign in str(error) for sign in _CUT_OFF):
                 raise ShardUnfinished(f"the archive ends inside a member ({error})") from error
             raise ShardCorrupt(f"invalid tar after byte {end}: {error}") from error
         self._stream.drain()
