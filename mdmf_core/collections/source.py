@@ -1,41 +1,41 @@
-"""Source URLs: brace ranges, and which kind of collection a listing is."""
+"""Source URLs: brace patterns, and which kind of collection a listing is."""
 
 import re
-from collections.abc import Iterable
+
+import bracex
 
 from mdmf_core.errors import SourceError
 
-_BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_RANGE = re.compile(r"\{((\d+)\.\.(\d+))\}")
+_LITERAL = re.compile(r"\{[^{}]*\}")
 _MAX_EXPANSION = 1_000_000
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """Expands ``{00000..00099}`` and ``{a,b}`` as a shell would; widths are kept.
+    """Expands ``{00000..00099}``, ``{a,b}`` and their nestings as bash would; widths are kept.
+
+    Stricter than bash where a slip would name shards that are not there: a falling range and braces that expand to nothing
+    are refused.
 
     Raises:
-        SourceError: an empty or falling range, or more than a million names.
+        SourceError: such braces, or more than a million names.
 
-    >>> expand_braces("s3://b/{08..10}.tar")
-    ['s3://b/08.tar', 's3://b/09.tar', 's3://b/10.tar']
+    >>> expand_braces("s3://b/{val,train-{08..10}}.tar")
+    ['s3://b/val.tar', 's3://b/train-08.tar', 's3://b/train-09.tar', 's3://b/train-10.tar']
     """
-    match = _BRACES.search(pattern)
-    if match is None:
+    if "{" not in pattern:
         return [pattern]
-    body = match[1]
-    span = _RANGE.fullmatch(body)
-    if span:
-        low, high, width = int(span[1]), int(span[2]), len(span[1])
-        if high < low or high - low >= _MAX_EXPANSION:
+    for body, low, high in _RANGE.findall(pattern):
+        if int(high) < int(low) or int(high) - int(low) >= _MAX_EXPANSION:
             raise SourceError(f"range {{{body}}} in {pattern!r} must rise and hold at most {_MAX_EXPANSION} names")
-        options: Iterable[str] = (f"{number:0{width}d}" for number in range(low, high + 1))
-    elif "," in body:
-        options = body.split(",")
-    else:
-        raise SourceError(f"{{{body}}} in {pattern!r} is neither a range like {{00000..00099}} nor a list like {{a,b}}")
-    head, tail = pattern[: match.start()], pattern[match.end() :]
-    tails = expand_braces(tail)
-    return [head + option + rest for option in options for rest in tails]
+    try:
+        names = bracex.expand(pattern, limit=_MAX_EXPANSION)
+    except bracex.ExpansionLimitException as error:
+        raise SourceError(f"{pattern!r} names more than {_MAX_EXPANSION} shards; split it over several sources") from error
+    literal = next((found[0] for found in map(_LITERAL.search, names) if found), None)
+    if literal:
+        raise SourceError(f"{literal} in {pattern!r} is neither a range like {{00000..00099}} nor a list like {{a,b}}")
+    return names
 
 
 def shard_kind(path: str) -> str | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import subprocess
 import tarfile
 
 import pandas as pd
@@ -155,11 +156,50 @@ def test_a_new_key_touches_one_slice_only():
     assert sum(part not in before for part in after) == 1
 
 
-def test_brace_ranges_lists_and_their_errors():
-    assert expand_braces("a{1..2}{x,y}.tar") == ["a1x.tar", "a1y.tar", "a2x.tar", "a2y.tar"]
-    for wrong in ("{5..1}.tar", "{0..9999999}.tar", "{abc}.tar"):
-        with pytest.raises(SourceError):
-            expand_braces(wrong)
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "{a,{b,c}}",
+        "a{x,y{1..2}}b",
+        "a{1..2}{x,y}.tar",
+        "s3://b/{train,val-{0,1}}/{098..101}.tar",
+        "{{a,b},{c,d{08..10}}}",
+        "a{{1..2},c}",
+        "{8..010}",
+        "{001..3}",
+        "{000..6..3}",
+        "{a..c}",
+        "{,x}y",
+        "a{b",
+        "a}b{1,2}",
+        "{a,b}}",
+        "plain.tar",
+    ],
+)
+def test_braces_expand_as_in_bash(pattern):
+    printed = subprocess.run(["bash", "-c", f"printf '%s\\n' {pattern}"], capture_output=True, text=True, check=True)
+    assert expand_braces(pattern) == printed.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("{5..1}.tar", r"range \{5\.\.1\} in '.*' must rise"),
+        ("{a,{5..1}}.tar", r"range \{5\.\.1\} in '.*' must rise"),
+        ("{0..9999999}.tar", "hold at most 1000000 names"),
+        ("{0..999}/{0..999}{a,b}.tar", "names more than 1000000 shards"),
+        ("{abc}.tar", r"\{abc\} in '.*' is neither a range"),
+        ("{a,{b}}.tar", r"\{b\} in '.*' is neither a range"),
+        ("{1..x}.tar", "is neither a range"),
+        ("{}.tar", r"\{\} in '.*' is neither a range"),
+    ],
+)
+def test_braces_that_name_no_shards_or_too_many_are_refused(pattern, message):
+    with pytest.raises(SourceError, match=message):
+        expand_braces(pattern)
+
+
+def test_the_kind_of_a_shard_is_in_its_name():
     assert (shard_kind("A.TAR"), shard_kind("a.parquet"), shard_kind("a")) == ("tar", "parquet", None)
     with pytest.raises(SourceError, match="compressed tars"):
         shard_kind("a.tar.gz")
