@@ -107,6 +107,47 @@ def test_uniform_border_is_cut_off_and_its_width_kept():
     assert content_box(np.zeros((50, 50, 3), np.uint8)) == (0, 0, 0, 0)
 
 
+@pytest.mark.parametrize("quality", [95, 90, 75, 60])
+@pytest.mark.parametrize("subsampling", [0, 2])
+@pytest.mark.parametrize("upright", [True, False])
+def test_the_border_of_a_jpeg_is_cut_completely(quality, subsampling, upright):
+    # Ringing pollutes the border in the 8 or 16 px block that the photo begins in, so every offset in a block is tried.
+    for before in (1, 5, *range(32, 48)):
+        padded = Image.new("RGB", (256, 256), "white")
+        padded.paste(photo(before, 256, 192), (0, before))
+        turned = padded if upright else padded.transpose(Image.Transpose.TRANSPOSE)
+        with Image.open(io.BytesIO(saved(turned, "JPEG", quality=quality, subsampling=subsampling))) as image:
+            top, left, bottom, right = content_box(np.asarray(image))
+        start, end, across = (top, bottom, (left, right)) if upright else (left, right, (top, bottom))
+        assert (start, end, across) == (before, before + 192, (0, 256))
+
+
+@pytest.mark.parametrize("quality", [95, 60])
+def test_an_object_on_white_is_not_nibbled_and_a_bright_sky_is_no_border(quality):
+    y, x = np.mgrid[:256, :256]
+    inside = ((x - 128) / 90) ** 2 + ((y - 120) / 70) ** 2 < 1
+    product = np.where(inside[:, :, None], np.asarray(photo(1, 256, 256)), 255).astype(np.uint8)
+    sky = np.asarray(photo(2, 256, 256)).copy()
+    sky[:60] = (240 - np.arange(60)[:, None, None] / 4 + np.random.default_rng(0).normal(0, 5, (60, 256, 3))).clip(0, 255)
+    boxes = []
+    for pixels in (product, sky):
+        with Image.open(io.BytesIO(saved(Image.fromarray(pixels), "JPEG", quality=quality, subsampling=0))) as image:
+            boxes.append(content_box(np.asarray(image)))
+    top, left, bottom, right = boxes[0]
+    assert 50 - 8 <= top <= 51
+    assert 38 - 8 <= left <= 39
+    assert 190 <= bottom <= 191 + 8
+    assert 218 <= right <= 219 + 8
+    assert boxes[1] == (0, 0, 256, 256)
+
+
+def test_an_image_of_two_flat_halves_has_no_content():
+    pixels = np.full((40, 40, 3), 255, np.uint8)
+    pixels[20:] = (255, 0, 0)
+    assert content_box(pixels) == (0, 0, 0, 0)
+    assert content_box(pixels.transpose(1, 0, 2)) == (0, 0, 0, 0)
+
+
 @pytest.mark.parametrize("quality", [30, 50, 75, 90, 95, 100])
 def test_jpeg_quality_is_recovered(quality):
     with Image.open(io.BytesIO(saved(photo(1), "JPEG", quality=quality))) as image:
