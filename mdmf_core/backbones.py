@@ -20,7 +20,8 @@ class TimmConfig:
         model: timm name with its weights tag, such as ``vit_large_patch14_dinov2.lvd142m``.
         size: side of a crop in pixels.
         blocks: transformer blocks whose tokens are concatenated; negative counts from the last; -1 = timm's own output.
-        pool: side of a pooled patch in pixels (mean of the tokens inside); None = the model's own patch.
+        pool: side W of a pooled patch in pixels: the tokens' grid is averaged to size // W patches a side; None = the
+            model's own patch.
     """
 
     model: str
@@ -53,28 +54,44 @@ class TimmBackbone(nn.Module):
         if outside or not config.blocks:
             raise ValueError(f"blocks of {config.model} run from {-depth} to {depth - 1}, got {list(config.blocks)}")
         side: int = patch[0]
-        if config.pool is not None and (config.pool % side or (config.size // side) % (config.pool // side)):
+        if config.pool is not None and not side <= config.pool <= config.size:
             raise ValueError(
-                f"pool must be a multiple of {side} px whose patches tile the {config.size // side} x "
-                f"{config.size // side} grid, got {config.pool}"
+                f"pool must lie between the model's patch of {side} px and the crop's {config.size} px, got {config.pool}"
             )
         self.model = model.eval()
         self._blocks = sorted(block % depth for block in config.blocks)
-        self._window = 1 if config.pool is None else config.pool // side
+        self._grid = config.size // (side if config.pool is None else config.pool)
         cfg: Mapping[str, Sequence[float]] = model.pretrained_cfg  # type: ignore[assignment]
         self.register_buffer("mean", torch.tensor(cfg["mean"]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(cfg["std"]).view(1, 3, 1, 1))
 
     def forward(self, crops: UInt8[Tensor, "n 3 size size"]) -> Float[Tensor, "n k d"]:
-        pixels = (crops.float() / 255 - self.mean) / self.std  # in timm's own order, to the last bit
+        # Blocks after the last one that is asked for are not run.
         maps = self.model.forward_intermediates(  # type: ignore[operator]
-            pixels, indices=self._blocks, norm=True, output_fmt="NCHW", intermediates_only=True
+            self._normalised(crops),
+            indices=self._blocks,
+            norm=True,
+            stop_early=True,
+            output_fmt="NCHW",
+            intermediates_only=True,
         )
-        grid = torch.cat(maps, dim=1)  # n d rows columns
-        if self._window > 1:
-            grid = nn.functional.avg_pool2d(grid, self._window)
-        tokens: Tensor = grid.flatten(2).transpose(1, 2)
-        return tokens
+        return self._pooled(maps)
+
+    def describe(self, crops: UInt8[Tensor, "n 3 size size"]) -> tuple[Float[Tensor, "n k d"], Float[Tensor, "n e"]]:
+        """Patch tokens, and the global embedding of the whole model that timm gives before its classifier."""
+        final, maps = self.model.forward_intermediates(  # type: ignore[operator]
+            self._normalised(crops), indices=self._blocks, norm=True, output_fmt="NCHW"
+        )
+        return self._pooled(maps), self.model.forward_head(final, pre_logits=True)  # type: ignore[operator]
+
+    def _normalised(self, crops: UInt8[Tensor, "n 3 size size"]) -> Float[Tensor, "n 3 size size"]:
+        return (crops.float() / 255 - self.mean) / self.std  # in timm's own order, to the last bit
+
+    def _pooled(self, maps: list[Float[Tensor, "n d rows columns"]]) -> Float[Tensor, "n k d"]:
+        grid = torch.cat(maps, dim=1)
+        if self._grid != grid.shape[-1]:
+            grid = nn.functional.adaptive_avg_pool2d(grid, self._grid)
+        return grid.flatten(2).transpose(1, 2)
 
 
 def timm_backbone(config: TimmConfig, weights: str | None = None, revision: str | None = None) -> TimmBackbone:

@@ -1,10 +1,12 @@
-"""Which native-resolution squares of an image a scorer looks at. Nothing is resized or padded."""
+"""Which native-resolution squares of an image a scorer looks at, and in which encoding. Nothing is resized or padded."""
 
+import io
 import math
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
 from mdmf_core.records import ExclusionReason, ImageExcluded
 
@@ -14,12 +16,19 @@ class CropPlan:
     """``size`` px squares, at most ``most`` of them, on an even grid that reaches all four edges.
 
     One crop is the centre crop. Neighbours overlap when the image is not a multiple of ``size``.
+
+    Attributes:
+        quality: JPEG quality that every crop passes, or None. With one, PNG, WebP and JPEG files reach the backbone in the same
+            last encoding, its 8 px grid at the same place in every crop, so that a file's own format cannot decide.
     """
 
     size: int
     most: int
+    quality: int | None = None
 
     def __post_init__(self) -> None:
+        if self.quality is not None and (not 1 <= self.quality <= 100 or self.size % 8):
+            raise ValueError(f"a quality of 1 to 100 needs crops of a multiple of 8 px, got {self.quality} and {self.size} px")
         if self.size < 1 or self.most < 1:
             raise ValueError(f"crop size and count must be at least 1, got {self.size} and {self.most}")
 
@@ -57,4 +66,12 @@ class CropPlan:
         """The crops, channels first, contiguous."""
         height, width, _ = pixels.shape
         crops = [pixels[top : top + self.size, left : left + self.size] for top, left in self.boxes(height, width)]
-        return np.ascontiguousarray(np.stack(crops).transpose(0, 3, 1, 2))
+        return self.finish(np.stack(crops))
+
+    def finish(self, crops: UInt8[np.ndarray, "crops size size 3"]) -> UInt8[np.ndarray, "crops 3 size size"]:
+        """Crops in the scorer's encoding. They are encoded as one column, as 4:4:4 blocks of 8 px do not reach across crops."""
+        if self.quality is not None:
+            column, buffer = Image.fromarray(crops.reshape(-1, self.size, 3)), io.BytesIO()
+            column.save(buffer, "JPEG", quality=self.quality, subsampling=0)
+            crops = np.asarray(Image.open(buffer).convert("RGB")).reshape(crops.shape)
+        return np.ascontiguousarray(crops.transpose(0, 3, 1, 2))

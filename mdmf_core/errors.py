@@ -17,6 +17,10 @@ class ShardCorrupt(MdmfError):
     """A shard cannot be read as an archive. It is marked failed; none of its rows land."""
 
 
+class LabelError(MdmfError):
+    """A labelled set from which nothing honest can be learned or measured: too small, one group, overlaps."""
+
+
 class ArtifactError(MdmfError):
     """A scorer, bank or calibration on disk is missing, damaged, or was not made for the others in use."""
 

@@ -1,107 +1,165 @@
-"""The embedded forensic backbone: residual, DCT and autocorrelation statistics of 32 px patches, nothing learned.
+"""The embedded forensic backbone: fixed statistics of 32 px patches at native resolution, nothing learned.
 
-Fixed filters remove brightness and colour from 64 px crops at native resolution; each 32 px window, 16 px apart, is described
-by 360 statistics of what remains. The description cannot memorise content; the Patch Forensic Signature on top decides what
-matters.
-
-Sources: high-pass residuals after Fridrich and Kodovsky, "Rich Models for Steganalysis of Digital Images" (IEEE TIFS 2012);
-autocorrelation as a resampling trace after Popescu and Farid, "Exposing Digital Forgeries by Detecting Traces of Resampling"
-(IEEE TSP 2005); block-DCT statistics of generated images after Frank et al., "Leveraging Frequency Analysis for Deep Fake Image
-Recognition" (ICML 2020).
+The description cannot memorise content; the Patch Forensic Signature on top decides what matters. The statistics follow
+camera-model and steganalysis practice: block DCT shape (Lam & Goodman 2000), rich-model residuals with truncated
+co-occurrences (Fridrich & Kodovsky 2012), periodicity of the residual's magnitude, which interpolation leaves behind (Gallagher
+2005; Kirchner 2008), and peaks of the residual's spectrum (Zhang et al. 2019). Where possible a statistic is a ratio, so that
+content and brightness matter less.
 """
 
-import numpy as np
+import math
+
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, conv2d, pad
+from torch.nn.functional import avg_pool2d, conv2d, one_hot, pad
 
 CROP = 64  # side of a crop, pixels
-TOKENS = 9  # per crop: a 3 x 3 grid of 32 px windows, 16 px apart
-
-# Lags (down, right) of the residual's autocorrelation: the half plane within 5 steps.
-LAGS = tuple((dy, dx) for dy in range(5) for dx in range(-4, 5) if not (dy == 0 and dx <= 0) and abs(dx) + dy <= 5)
-
-
-def _dct_filters(n: int) -> Tensor:
-    """The n x n DCT-II basis without its constant, as filters [n * n - 1, 1, n, n]."""
-    k = np.arange(n)
-    basis = np.cos(np.pi * (k[None] + 0.5) * k[:, None] / n) * np.sqrt(2 / n)
-    basis[0] /= np.sqrt(2)
-    filters = np.einsum("ij,kl->ikjl", basis, basis).reshape(n * n, 1, n, n)[1:]
-    return torch.from_numpy(filters.astype(np.float32))
+_LAGS = ((0, 1), (0, 2), (0, 3), (0, 4), (1, 0), (2, 0), (3, 0), (4, 0), (1, 1), (2, 2), (4, 4))
+_RINGS, _SECTORS = 16, 3
+_LUMA = (0.299, 0.587, 0.114)
 
 
-def _residual_filters() -> Tensor:
-    """High-pass filters [3, 1, 3, 3]: horizontal and vertical first difference, Ker-Bohme second difference."""
-    filters = torch.zeros(3, 1, 3, 3)
-    filters[0, 0, 1, 1:] = torch.tensor([-1.0, 1.0])
-    filters[1, 0, 1:, 1] = torch.tensor([-1.0, 1.0])
-    filters[2, 0] = torch.tensor([[-1.0, 2.0, -1.0], [2.0, -4.0, 2.0], [-1.0, 2.0, -1.0]]) / 4
+def _dct_filters() -> Float[Tensor, "63 1 8 8"]:
+    """The 63 non-constant 8 x 8 DCT-II basis pictures."""
+    index = torch.arange(8, dtype=torch.float64)
+    basis = torch.cos(math.pi * (index[None] + 0.5) * index[:, None] / 8) / 2
+    basis[0] /= math.sqrt(2)
+    return torch.einsum("ij,kl->ikjl", basis, basis).reshape(64, 1, 8, 8)[1:].float()
+
+
+def _residual_filters() -> Float[Tensor, "10 1 5 5"]:
+    """First to third differences along both axes, both diagonals, and the 3 x 3 and 5 x 5 SRM squares."""
+    lines = ([0, -1, 1], [1, -2, 1], [0, 1, -3, 3, -1])
+    bank = []
+    for line, scale in zip(lines, (1, 2, 3), strict=True):
+        row = torch.tensor([line], dtype=torch.float32) / scale
+        bank += [row, row.T]
+    diagonal = torch.diag(torch.tensor([1.0, -2.0, 1.0])) / 2
+    square3 = torch.tensor([[-1.0, 2, -1], [2, -4, 2], [-1, 2, -1]]) / 4
+    square5 = torch.tensor(
+        [[-1.0, 2, -2, 2, -1], [2, -6, 8, -6, 2], [-2, 8, -12, 8, -2], [2, -6, 8, -6, 2], [-1, 2, -2, 2, -1]]
+    )
+    bank += [diagonal, diagonal.flip(1), square3, square5 / 12]
+    filters = torch.zeros(len(bank), 1, 5, 5)
+    for filled, kernel in zip(filters, bank, strict=True):
+        rows, columns = kernel.shape
+        top, left = (5 - rows) // 2, (5 - columns) // 2
+        filled[0, top : top + rows, left : left + columns] = kernel
     return filters
 
 
-def _windows(maps: Tensor) -> Tensor:
-    """Means of maps [N, C, h, w] over 32 px windows, 16 px apart -> [N, C, 9]."""
-    return avg_pool2d(adaptive_avg_pool2d(maps, 4), 2, 1).flatten(2)
+def _spectrum_cells() -> Float[Tensor, "bins cells"]:
+    """Averages over rings and sectors of the half plane of a 64 x 64 spectrum; sectors fold rows onto columns."""
+    rows, columns = torch.fft.fftfreq(CROP)[:, None], torch.fft.rfftfreq(CROP)[None]
+    radius, angle = torch.hypot(rows, columns), torch.atan2(rows.abs(), columns.abs())
+    ring = ((radius - 0.03) / (0.707 - 0.03) * _RINGS).long().clamp(0, _RINGS - 1)
+    fifth = (angle / (math.pi / 2) * 5).long().clamp(0, 4)
+    cell = torch.where(radius < 0.03, _RINGS * _SECTORS, ring * _SECTORS + torch.minimum(fifth, 4 - fifth))
+    members = one_hot(cell.flatten(), _RINGS * _SECTORS + 1)[:, :-1].float()
+    members = members[:, members.sum(0) >= 6]
+    return members / members.sum(0)
+
+
+def _patches(maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c 9"]:
+    """Means over the nine 32 px patches (stride 16) of a crop; ``h`` and ``w`` are multiples of 4."""
+    n, c, h, w = maps.shape
+    cells = maps.reshape(n, c, 4, h // 4, w).sum(3).view(n, c, 4, 4, w // 4).sum(4) / (h * w / 16)
+    return avg_pool2d(cells, 2, 1).flatten(2)
+
+
+def _shifted(padded: Tensor, down: int, right: int) -> Tensor:
+    """The crop moved by (down, right), out of one padded by 4 pixels."""
+    return padded[..., 4 - down : 4 - down + CROP, 4 - right : 4 - right + CROP]
+
+
+def _mirror(maps: Tensor, by: int) -> Tensor:
+    return pad(maps, (by, by, by, by), mode="reflect")
 
 
 class ForensicBackbone(nn.Module):
-    """uint8 crops to nine tokens of 360 statistics each; a crop's tokens do not depend on its batch."""
+    """uint8 crops of 64 px to 9 tokens, one per 32 px patch at stride 16, of 272 statistics each.
 
-    opponent: Tensor
-    dct8: Tensor
-    dct4: Tensor
+    dct energy 63, dct shape 63, residual histograms 30, co-occurrences 64, magnitude periodicity 11, and the spectral
+    peakedness 41 of the whole crop, which its patches share.
+    """
+
+    dct: Tensor
     residual: Tensor
+    cells: Tensor
+    window: Tensor
+    luma: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        opponent = torch.tensor([[0.299, 0.587, 0.114], [-0.169, -0.331, 0.5], [0.5, -0.419, -0.081]])
-        self.register_buffer("opponent", opponent)
-        self.register_buffer("dct8", _dct_filters(8))
-        self.register_buffer("dct4", _dct_filters(4))
-        self.register_buffer("residual", _residual_filters())
+        constants = {
+            "dct": _dct_filters(),
+            "residual": _residual_filters(),
+            "cells": _spectrum_cells(),
+            "window": torch.hann_window(CROP, periodic=False).outer(torch.hann_window(CROP, periodic=False)),
+            "luma": torch.tensor(_LUMA).view(1, 3, 1, 1),
+        }
+        for name, value in constants.items():  # fixed by this file, so no part of the weights
+            self.register_buffer(name, value, persistent=False)
 
-    def forward(self, crops: UInt8[Tensor, "n 3 64 64"]) -> Float[Tensor, "n 9 360"]:
+    def forward(self, crops: UInt8[Tensor, "n 3 64 64"]) -> Float[Tensor, "n 9 272"]:
         # A processor's cache holds the maps of about 16 crops; a third of the time goes when they do not fit.
         parts = torch.split(crops, 16) if crops.device.type == "cpu" else [crops]
         return torch.cat([self._tokens(part) for part in parts])
 
-    def _tokens(self, crops: UInt8[Tensor, "n 3 64 64"]) -> Float[Tensor, "n 9 360"]:
-        rgb = crops.float()
-        ycc = torch.einsum("ij,njhw->nihw", self.opponent, rgb)
-        parts = [*self._dct(ycc), *self._residuals(rgb), *self._autocorrelation(ycc)]
-        return torch.cat(parts, 1).transpose(1, 2).contiguous()
+    def describe(self, crops: UInt8[Tensor, "n 3 64 64"]) -> tuple[Float[Tensor, "n 9 272"], Float[Tensor, "n 272"]]:
+        """Patch tokens and, in place of a global embedding, their mean."""
+        tokens = self.forward(crops)
+        return tokens, tokens.mean(1)
 
-    def _dct(self, ycc: Tensor) -> list[Tensor]:
-        """Energy, share of zeros and mean log magnitude per frequency: luminance 3 x 63, chroma 2 x 2 x 15."""
-        c = conv2d(ycc[:, :1], self.dct8, stride=2).abs()
-        parts = [
-            torch.log(0.05 + _windows(c.clamp_max(40))),
-            _windows(torch.exp(-c)),
-            torch.log(0.02 + _windows(torch.log1p(c))),
+    def _tokens(self, crops: UInt8[Tensor, "n 3 64 64"]) -> Float[Tensor, "n 9 272"]:
+        luma = (crops.float() * self.luma).sum(1, keepdim=True)
+        raw = conv2d(_mirror(luma, 2), self.residual)
+        residual = raw.clamp(-20, 20)
+        power = _patches(residual.square()) + 0.05
+        scale = power.sqrt().mean(2)[:, :, None, None]  # per crop and filter
+        groups = [
+            *self._dct_shape(luma),
+            self._histograms(residual / scale),
+            self._cooccurrences(residual[:, :4], scale[:, :4]),
+            self._periodicity(residual[:, 8:9].clamp(-15, 15).abs()),
+            self._peaks(raw[:, 9]),
         ]
-        for plane in (1, 2):
-            c = conv2d(ycc[:, plane : plane + 1], self.dct4, stride=2).abs()
-            parts += [torch.log(0.05 + _windows(c)), _windows(torch.exp(-2 * c))]
-        return parts
+        return torch.cat(groups, 1).transpose(1, 2).contiguous()
 
-    def _residuals(self, rgb: Tensor) -> list[Tensor]:
-        """Per colour and filter: log variance (9), correlation between colours (9), peakedness (9)."""
-        n, _, h, w = rgb.shape
-        padded = pad(rgb, (1, 1, 1, 1), mode="reflect").flatten(0, 1)[:, None]
-        r = conv2d(padded, self.residual).view(n, 3, 3, h, w).clamp(-20, 20)
-        variance = _windows((r * r).flatten(1, 2)).view(n, 3, 3, TOKENS) + 0.1
-        parts = [torch.log(variance).flatten(1, 2)]
-        for a, b in ((0, 1), (1, 2), (0, 2)):
-            parts.append(_windows(r[:, a] * r[:, b]) / torch.sqrt(variance[:, a] * variance[:, b]))
-        peaked = _windows(r.abs().flatten(1, 2)).view(n, 3, 3, TOKENS) / torch.sqrt(variance)
-        return [*parts, peaked.flatten(1, 2)]
+    def _dct_shape(self, luma: Float[Tensor, "n 1 64 64"]) -> tuple[Tensor, Tensor]:
+        """Log mean magnitude of every coefficient, and how heavy its tail is: [n, 63, 9] twice."""
+        magnitude = conv2d(luma, self.dct, stride=2)[..., :28, :28].abs()
+        energy = torch.log(_patches(magnitude.clamp_max(40)) + 0.05)
+        return energy, energy - torch.log(_patches(torch.log(magnitude + 1)) + 0.02)
 
-    def _autocorrelation(self, ycc: Tensor) -> list[Tensor]:
-        """Normalised autocorrelation of the second difference, per lag and plane (28 x 3)."""
-        n, _, h, w = ycc.shape
-        padded = pad(ycc, (1, 1, 1, 1), mode="reflect").flatten(0, 1)[:, None]
-        g = conv2d(padded, self.residual[2:]).view(n, 3, h, w).clamp(-15, 15)
-        variance = _windows(g * g) + 0.05
-        return [_windows(g * torch.roll(g, lag, (2, 3))) / variance for lag in LAGS]
+    def _histograms(self, relative: Float[Tensor, "n c 64 64"]) -> Float[Tensor, "n three_c 9"]:
+        """Share of residuals near zero at three widths, relative to the crop's own residual level."""
+        squares = relative.square()
+        return torch.cat([_patches(torch.exp(-(squares / width**2).clamp_max(16))) for width in (0.25, 0.5, 1.0)], 1)
+
+    def _cooccurrences(self, residual: Float[Tensor, "n 4 64 64"], scale: Float[Tensor, "n 4 1 1"]) -> Float[Tensor, "n 64 9"]:
+        """Soft three-level residuals of neighbours: same sign, opposite sign, both zero, one zero."""
+        maps = []
+        for threshold in ((0.7 * scale).clamp_min(0.5), torch.ones_like(scale)):
+            relative = 4 * residual / threshold
+            up, down = torch.sigmoid(relative - 4), torch.sigmoid(-relative - 4)
+            padded_up, padded_down = _mirror(up, 4), _mirror(down, 4)
+            for step in ((0, 1), (1, 0)):
+                next_up, next_down = _shifted(padded_up, *step), _shifted(padded_down, *step)
+                zero, next_any = 1 - up - down, next_up + next_down
+                maps += [up * next_up + down * next_down, up * next_down + down * next_up]
+                maps += [zero * (1 - next_any), zero * next_any]
+        return torch.cat([_patches(m) for m in maps], 1)
+
+    def _periodicity(self, magnitude: Float[Tensor, "n 1 64 64"]) -> Float[Tensor, "n lags 9"]:
+        """Autocorrelation of the residual's magnitude, less its local mean."""
+        centred = magnitude - avg_pool2d(_mirror(magnitude, 4), 9, 1)
+        power, padded = _patches(centred.square()) + 0.05, _mirror(centred, 4)
+        return torch.cat([_patches(centred * _shifted(padded, *lag)) / power for lag in _LAGS], 1)
+
+    def _peaks(self, residual: Float[Tensor, "n 64 64"]) -> Float[Tensor, "n cells 9"]:
+        """Log arithmetic less log geometric mean of the power in each ring and sector: 0 for a flat spectrum."""
+        power = torch.fft.rfft2(residual * self.window).abs().square().flatten(1) / 600 + 0.02
+        peaks = torch.log(power @ self.cells) - torch.log(power) @ self.cells
+        return peaks[:, :, None].expand(-1, -1, 9)

@@ -47,3 +47,26 @@ def tpr_at_fpr(generated: Float[np.ndarray, " n"], real: Float[np.ndarray, " m"]
     line = np.sort(real)[::-1][allowed]
     above: Bool[np.ndarray, " n"] = generated > line
     return float(above.mean())
+
+
+def average_precision(generated: Float[np.ndarray, " n"], real: Float[np.ndarray, " m"]) -> float:
+    """Area under precision over recall as a step function, ties together; it depends on the prevalence n / (n + m).
+
+    Raises:
+        ValueError: a class is empty or a score is not finite.
+
+    >>> average_precision(np.array([3.0, 1.0]), np.array([2.0]))
+    0.8333333333333333
+    """
+    if not len(generated) or not len(real):
+        raise ValueError(f"average precision needs both classes, got {len(generated)} generated and {len(real)} real")
+    scores = np.concatenate([generated, real])
+    if not np.isfinite(scores).all():
+        raise ValueError("average precision of scores that are not finite")
+    positive = np.arange(len(scores)) < len(generated)
+    order = np.argsort(-scores, kind="stable")
+    hits = np.cumsum(positive[order])
+    last = np.append(np.diff(scores[order]) != 0, True)  # only where a threshold can lie
+    recall = hits[last] / len(generated)
+    precision = hits[last] / (np.flatnonzero(last) + 1)
+    return float(np.sum(np.diff(recall, prepend=0.0) * precision))

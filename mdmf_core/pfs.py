@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import gelu
 
 from mdmf_core.errors import ArtifactError
 
@@ -12,8 +13,11 @@ from mdmf_core.errors import ArtifactError
 class PatchSignature(nn.Module):
     """Standardised patch tokens to a compact forensic space: Linear, GELU, Linear.
 
-    Width and depth are ours; the paper publishes neither.
+    Tokens are clipped at four standard deviations, so that one wild entry cannot decide. Width and depth are ours; the paper
+    publishes neither.
     """
+
+    CLIP = 4.0
 
     mean: Tensor
     std: Tensor
@@ -22,22 +26,31 @@ class PatchSignature(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(tokens))
         self.register_buffer("std", torch.ones(tokens))
-        self.layers = nn.Sequential(nn.Linear(tokens, hidden), nn.GELU(), nn.Linear(hidden, signature))
+        self.inner = nn.Linear(tokens, hidden)
+        self.outer = nn.Linear(hidden, signature)
 
     def forward(self, tokens: Float[Tensor, "n tokens"]) -> Float[Tensor, "n signature"]:
-        result: Tensor = self.layers((tokens - self.mean) / self.std)
+        return self.project(self.standardised(tokens))
+
+    def project(self, standardised: Float[Tensor, "n tokens"]) -> Float[Tensor, "n signature"]:
+        """The two layers on standardised tokens."""
+        result: Tensor = self.outer(gelu(self.inner(standardised)))
         return result
+
+    def standardised(self, tokens: Float[Tensor, "n tokens"]) -> Float[Tensor, "n tokens"]:
+        """What the first layer sees."""
+        return ((tokens - self.mean) / self.std).clamp(-self.CLIP, self.CLIP)
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "PatchSignature":
-        """Rebuilds the module from ``mean``, ``std``, ``layers.{0,2}.{weight,bias}``.
+        """Rebuilds the module from ``mean``, ``std``, ``{inner,outer}.{weight,bias}``.
 
         Raises:
             ArtifactError: a tensor is missing or its shape does not fit the others.
         """
         try:
-            hidden, width = tensors["layers.0.weight"].shape
-            module = cls(width, hidden, tensors["layers.2.weight"].shape[0])
+            hidden, width = tensors["inner.weight"].shape
+            module = cls(width, hidden, tensors["outer.weight"].shape[0])
             module.load_state_dict(dict(tensors), strict=True)
         except (KeyError, RuntimeError, ValueError) as error:
             raise ArtifactError(f"PFS weights do not fit Linear-GELU-Linear: {error}") from error

@@ -1,26 +1,30 @@
-"""Scorers as files of one directory, and as ``timm:`` addresses."""
+"""Scorers as files of one directory, and backbones by address: ``forensic`` or ``timm:MODEL?...``."""
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load
+from safetensors.torch import load, save
 from torch import nn
 
 from mdmf_core.backbones import TimmConfig, timm_backbone
 from mdmf_core.crops import CropPlan
-from mdmf_core.digests import sha256_hex
+from mdmf_core.digests import sha256_hex, tensors_digest
 from mdmf_core.errors import ArtifactError
-from mdmf_core.forensic import ForensicBackbone
+from mdmf_core.forensic import CROP, ForensicBackbone
 from mdmf_core.pfs import PatchSignature
 from mdmf_core.scoring import Scorer, Statistic, scorer_digest
 
-CARD, TENSORS = "scorer.json", "scorer.safetensors"
+CARD, TENSORS, SEEN = "scorer.json", "scorer.safetensors", "training.parquet"
+# The paper's configuration: DINOv2 ViT-L/14 at 224 px, its 16 x 16 tokens averaged to K = 49 patches of W = 32 px.
+PRESETS = {"mdmf-dinov2-l14": "timm:vit_large_patch14_dinov2.lvd142m?size=224&pool=32"}
+_FORENSIC = {"kind": "forensic", "version": 2}
+_FORENSIC_CROPS = CropPlan(CROP, 16)
 
 
 def choose_device(wanted: str) -> tuple[torch.device, torch.dtype | None]:
@@ -71,12 +75,21 @@ class TimmAddress:
         return cls(config, options.get("weights"), options.get("sha256"), options.get("revision"), crops)
 
 
-def timm_scorer(address: str, device: torch.device, autocast: torch.dtype | None) -> Scorer:
-    """A scorer on raw patch tokens of a timm model, plain MMD^2, no learned PFS; its banks bring the bandwidth.
+def backbone_scorer(address: str, device: torch.device, autocast: torch.dtype | None) -> Scorer:
+    """A scorer on raw patch tokens, plain MMD^2, no learned PFS; its banks bring the bandwidth.
+
+    Args:
+        address: ``forensic``, ``timm:MODEL?...``, or a preset such as ``mdmf-dinov2-l14?weights=FILE``.
 
     Raises:
         ValueError, ArtifactError: as ``timm_backbone``; or a weights file that is not the one whose sha256 is given.
     """
+    plain = Statistic({"mmd2": 1.0})
+    if address == "forensic":
+        return _assemble("forensic", ForensicBackbone(), _FORENSIC, _FORENSIC_CROPS, None, plain, None, device, autocast)
+    preset, _, options = address.partition("?")
+    if preset in PRESETS:
+        address = f"{PRESETS[preset]}&{options}" if options else PRESETS[preset]
     parsed = TimmAddress.parse(address)
     if parsed.weights is not None and parsed.sha256 is not None:
         with open(parsed.weights, "rb") as file:
@@ -86,43 +99,63 @@ def timm_scorer(address: str, device: torch.device, autocast: torch.dtype | None
     backbone = timm_backbone(parsed.config, parsed.weights, parsed.revision)
     crops = CropPlan(parsed.config.size, parsed.crops)
     return _assemble(
-        f"timm:{parsed.config.model}", backbone, parsed.config.record(), crops, None, Statistic({"mmd2": 1.0}),
-        None, device, autocast,
-    )  # fmt: skip
+        f"timm:{parsed.config.model}", backbone, parsed.config.record(), crops, None, plain, None, device, autocast
+    )
+
+
+def is_backbone(reference: str) -> bool:
+    """Whether a reference is an address of a backbone rather than a scorer's name or directory."""
+    return reference == "forensic" or reference.startswith("timm:") or reference.partition("?")[0] in PRESETS
+
+
+def with_signature(raw: Scorer, name: str, signature: PatchSignature | None, statistic: Statistic, sigma: float) -> Scorer:
+    """The scorer of a backbone with a trained signature, statistic and bandwidth."""
+    return _assemble(
+        name, raw.backbone, dict(raw.backbone_record), raw.crops, signature, statistic, sigma, raw.device, raw.autocast
+    )
+
+
+def scorer_files(scorer: Scorer, address: str, training: Mapping[str, Any]) -> dict[str, bytes]:
+    """A scorer directory's files. A timm backbone is named by its address and digest, not copied."""
+    if scorer.signature is None:
+        tensors = {}
+    else:
+        tensors = {f"pfs.{name}": value.cpu().contiguous() for name, value in scorer.signature.state_dict().items()}
+    weights = save(tensors)
+    card = {
+        "name": scorer.name,
+        "scorer_id": scorer.scorer_id,
+        "backbone": {"address": address, "weights_digest": tensors_digest(scorer.backbone.state_dict())},
+        "statistic": {"terms": dict(scorer.statistic.terms), "k": scorer.statistic.k},
+        "sigma": scorer.sigma,
+        "files": {TENSORS: sha256_hex(weights)},
+        "training": dict(training),
+    }
+    return {TENSORS: weights, CARD: json.dumps(card, indent=1).encode() + b"\n"}
 
 
 def scorer_from_files(read: Callable[[str], bytes], device: torch.device, autocast: torch.dtype | None) -> Scorer:
-    """Reads a scorer directory: ``scorer.json`` and ``scorer.safetensors``.
+    """Reads a scorer directory: ``scorer.json`` and ``scorer.safetensors``, and the backbone that the card names.
 
     Raises:
-        ArtifactError: a file is missing, damaged, or not what the card says.
+        ArtifactError: a file is missing, damaged, or not what the card says; a backbone that is not the one trained with.
     """
     try:
         card: dict[str, Any] = json.loads(read(CARD))
         data = read(TENSORS)
         if sha256_hex(data) != card["files"][TENSORS]:
             raise ArtifactError(f"{TENSORS} has sha256 {sha256_hex(data)}, the card says {card['files'][TENSORS]}")
-        tensors = load(data)
-        parts = {
-            part: {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
-            for part in ("backbone.", "pfs.")
-        }
-        if card["backbone"]["kind"] != "forensic":
-            raise ArtifactError(f"unknown backbone kind {card['backbone']['kind']!r}; this version knows: forensic")
-        backbone = ForensicBackbone()
-        backbone.load_state_dict(parts["backbone."], strict=True)
-        scorer = _assemble(
-            card["name"],
-            backbone,
-            card["backbone"],
-            CropPlan(**card["crops"]),
-            PatchSignature.from_tensors(parts["pfs."]),
-            Statistic(**card["statistic"]),
-            card["sigma"],
-            device,
-            autocast,
-        )
-        stated = card["scorer_id"]
+        tensors = {name.removeprefix("pfs."): value for name, value in load(data).items()}
+        address, stated = card["backbone"]["address"], card["scorer_id"]
+        raw = backbone_scorer(address, device, autocast)
+        found = tensors_digest(raw.backbone.state_dict())
+        if found != card["backbone"]["weights_digest"]:
+            raise ArtifactError(
+                f"the backbone at {address} digests to {found}, scorer {card['name']!r} was trained with "
+                f"{card['backbone']['weights_digest']}"
+            )
+        signature = PatchSignature.from_tensors(tensors) if tensors else None
+        scorer = with_signature(raw, card["name"], signature, Statistic(**card["statistic"]), card["sigma"])
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise ArtifactError(f"not a scorer directory: {type(error).__name__}: {error}") from error
     if scorer.scorer_id != stated:

@@ -15,7 +15,7 @@ from mdmf_core.digests import digest_of, tensors_digest
 from mdmf_core.mmd import PatchTerms, patch_terms
 from mdmf_core.pfs import PatchSignature
 
-ALGORITHM = "mdmf-1"  # raise when a change in this package changes a score
+ALGORITHM = "mdmf-2"  # raise when a change in this package changes a score
 TERMS = ("mmd2", "cross", "self_term", "top_k")
 
 
@@ -124,7 +124,7 @@ def scorer_digest(
             "algorithm": ALGORITHM,
             "backbone": dict(backbone_record),
             "backbone_weights": tensors_digest(backbone.state_dict()),
-            "crops": [crops.size, crops.most],
+            "crops": [crops.size, crops.most, crops.quality],
             "pfs": None if signature is None else tensors_digest(signature.state_dict()),
             "statistic": {"terms": dict(statistic.terms), "k": statistic.k},
             "sigma": sigma,

@@ -12,7 +12,7 @@ from mdmf_core.calibration import CARD as CALIBRATION
 from mdmf_core.calibration import Calibration, calibration_from_file, require_disjoint, require_match
 from mdmf_core.errors import ArtifactError, SourceError
 from mdmf_core.scorers import CARD as SCORER
-from mdmf_core.scorers import choose_device, scorer_from_files, timm_scorer
+from mdmf_core.scorers import backbone_scorer, choose_device, is_backbone, scorer_from_files
 from mdmf_core.scoring import Scorer
 from tasks.extract import ScoringKit
 from tasks.storage import read_bytes
@@ -41,14 +41,14 @@ def _directory(reference: str, kind: str, storage_block: str | None) -> Callable
 
 @lru_cache(maxsize=2)
 def load_scorer(reference: str, device: str, storage_block: str | None = None) -> Scorer:
-    """The scorer that ``reference`` means: ``default``, a scorer directory, or ``timm:MODEL?...``.
+    """The scorer that ``reference`` means: ``default``, a scorer directory, or a backbone by its address.
 
     Raises:
         ArtifactError, ValueError: in one sentence, what is wrong with it.
     """
     torch_device, autocast = choose_device(device)
-    if reference.startswith("timm:"):
-        return timm_scorer(reference, torch_device, autocast)
+    if is_backbone(reference):
+        return backbone_scorer(reference, torch_device, autocast)
     return scorer_from_files(_directory(reference, "scorer", storage_block), torch_device, autocast)
 
 
@@ -73,16 +73,37 @@ def load_kit(
     Raises:
         ArtifactError: the bank or its calibration was made for another scorer; both digests are named.
     """
-    if bank == DEFAULT and scorer != DEFAULT:
-        raise ArtifactError(
-            f"the default bank belongs to the default scorer, not to {scorer!r}. "
-            f"Build one: mdmf bank build REAL_IMAGES --scorer {scorer!r} --out DIR, then pass --bank DIR"
-        )
     loaded = load_scorer(scorer, device, storage_block)
+    if bank == DEFAULT:
+        bank = own_bank(scorer)
     reference, calibration = load_bank(bank, storage_block)
     require_match(loaded.scorer_id, reference, calibration)
     threads = decode_threads or max(1, (os.cpu_count() or 1) - (0 if loaded.device.type == "cuda" else 1))
     return ScoringKit(loaded, reference, calibration, batch_images, threads)
+
+
+def scorer_file(reference: str, name: str, storage_block: str | None = None) -> bytes | None:
+    """A further file of a scorer's directory, or None where there is none."""
+    if is_backbone(reference):
+        return None
+    try:
+        return _directory(reference, "scorer", storage_block)(name)
+    except (ArtifactError, FileNotFoundError):
+        return None
+
+
+def own_bank(scorer: str) -> str:
+    """The bank that lies in a scorer's directory.
+
+    Raises:
+        ArtifactError: a bare backbone, which has none.
+    """
+    if is_backbone(scorer):
+        raise ArtifactError(
+            f"{scorer!r} is a backbone without a bank of its own. "
+            f"Build one: mdmf bank build REAL_IMAGES --scorer {scorer!r} --out DIR, then pass --bank DIR"
+        )
+    return scorer if scorer == DEFAULT else f"{scorer.rstrip('/')}/bank"
 
 
 def device_label(scorer: Scorer) -> str:

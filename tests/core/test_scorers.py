@@ -21,7 +21,7 @@ from mdmf_core.digests import tensors_digest
 from mdmf_core.errors import ArtifactError
 from mdmf_core.forensic import ForensicBackbone
 from mdmf_core.pfs import PatchSignature
-from mdmf_core.scorers import CARD, TENSORS, TimmAddress, choose_device, scorer_from_files, timm_scorer
+from mdmf_core.scorers import CARD, TENSORS, TimmAddress, backbone_scorer, choose_device, scorer_from_files
 
 CPU = torch.device("cpu")
 DEFAULT = Path(str(files("scorers") / "default"))
@@ -32,7 +32,7 @@ def crops_of(seed: int, count: int, size: int) -> np.ndarray:
 
 
 def tokens(address: str, crops: np.ndarray) -> torch.Tensor:
-    return timm_scorer(address, CPU, None).signatures(crops).unflatten(0, (len(crops), -1))
+    return backbone_scorer(address, CPU, None).signatures(crops).unflatten(0, (len(crops), -1))
 
 
 def test_one_block_and_pooling_against_timms_own_forward(tiny_scorer):
@@ -53,8 +53,8 @@ def test_one_block_and_pooling_against_timms_own_forward(tiny_scorer):
 
 def test_identity_follows_everything_that_changes_a_score(tiny_scorer):
     addresses = [tiny_scorer, *(f"{tiny_scorer}&{option}" for option in ("blocks=5", "pool=32", "crops=4"))]
-    assert len({timm_scorer(address, CPU, None).scorer_id for address in addresses}) == 4
-    assert timm_scorer(tiny_scorer, CPU, None).scorer_id == timm_scorer(tiny_scorer, CPU, None).scorer_id
+    assert len({backbone_scorer(address, CPU, None).scorer_id for address in addresses}) == 4
+    assert backbone_scorer(tiny_scorer, CPU, None).scorer_id == backbone_scorer(tiny_scorer, CPU, None).scorer_id
 
 
 @pytest.mark.parametrize(
@@ -69,21 +69,21 @@ def test_identity_follows_everything_that_changes_a_score(tiny_scorer):
 )
 def test_addresses_that_cannot_be_meant_are_refused(address, message):
     with pytest.raises(ValueError, match=message):
-        timm_scorer(address, CPU, None)
+        backbone_scorer(address, CPU, None)
 
 
 def test_blocks_and_pools_that_do_not_fit_are_refused(tiny_scorer):
     with pytest.raises(ValueError, match="run from -12 to 11"):
-        timm_scorer(f"{tiny_scorer}&blocks=12", CPU, None)
-    with pytest.raises(ValueError, match="multiple of 16"):
-        timm_scorer(f"{tiny_scorer}&pool=56", CPU, None)
+        backbone_scorer(f"{tiny_scorer}&blocks=12", CPU, None)
+    with pytest.raises(ValueError, match="pool must lie between"):
+        backbone_scorer(f"{tiny_scorer}&pool=8", CPU, None)
 
 
 def test_weights_that_are_not_the_ones_asked_for_are_refused(tiny_scorer):
     with pytest.raises(ArtifactError, match="0000 was asked for"):
-        timm_scorer(f"{tiny_scorer}&sha256=0000", CPU, None)
+        backbone_scorer(f"{tiny_scorer}&sha256=0000", CPU, None)
     with pytest.raises(ArtifactError, match="cannot be loaded"):
-        timm_scorer(tiny_scorer.replace("vit_tiny", "vit_small"), CPU, None)
+        backbone_scorer(tiny_scorer.replace("vit_tiny", "vit_small"), CPU, None)
 
 
 def test_hub_weights_come_at_the_pinned_revision_only(tiny_scorer, tmp_path):
@@ -92,8 +92,8 @@ def test_hub_weights_come_at_the_pinned_revision_only(tiny_scorer, tmp_path):
     snapshot.mkdir(parents=True)
     shutil.copy(TimmAddress.parse(tiny_scorer).weights, snapshot / "model.safetensors")
     script = (
-        "import sys, torch; from mdmf_core.scorers import timm_scorer; "
-        "print(timm_scorer(sys.argv[1], torch.device('cpu'), None).scorer_id)"
+        "import sys, torch; from mdmf_core.scorers import backbone_scorer; "
+        "print(backbone_scorer(sys.argv[1], torch.device('cpu'), None).scorer_id)"
     )
     environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     for revision, works in ((commit, True), ("f" * 40, False)):

@@ -1,0 +1,64 @@
+"""`evaluate`: labelled images in, detection figures per generator with their controls out."""
+
+import uuid
+from typing import Annotated, Literal, cast
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.futures import as_completed
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
+
+from mdmf_core.augment import PERTURBATIONS
+from tasks import evaluation_steps as steps
+from tasks.evaluation import Evaluated, EvaluateSettings
+
+
+@flow(name="evaluate", task_runner=ThreadPoolTaskRunner(max_workers=1))  # type: ignore[arg-type]
+def evaluate(
+    source: str,
+    out: str,
+    scorer: str = "default",
+    bank: str = "default",
+    part: Literal["train", "val"] = "val",
+    grid: tuple[str, ...] = PERTURBATIONS,
+    max_per_group: Annotated[int, Field(ge=1)] | None = None,
+    drop_seen: bool = False,
+    cache: str = ".mdmf/tokens",
+    device: str = "auto",
+    storage_block: str | None = None,
+) -> Evaluated:
+    """Measures a scorer on labelled images and writes JSON, a Markdown page and plots.
+
+    Groups that training held are reported apart from those that it did not. The run fails, after writing its files, when a
+    control is broken: an image that training, bank or calibration has seen; real images that score otherwise as PNG; shuffled
+    labels that can be told apart.
+
+    Args:
+        source: manifest (.csv, .parquet) or folder: real/ and generated/, ForenSynths, or GenImage.
+        out: directory to write; must not exist. Local or s3://.
+        scorer: `default`, a scorer directory or a backbone's address.
+        bank: `default` = the scorer's own, or a bank directory built with it.
+        part: which half of GenImage.
+        grid: perturbations for the robustness table.
+        max_per_group: images used of every generator and real source; None = all.
+        drop_seen: leave out images that scorer, bank or calibration has seen, instead of failing on them.
+        cache: folder for tokens; safe to delete.
+
+    Raises:
+        MdmfError: a set, scorer or directory that cannot be used, or a broken control, in one sentence.
+    """
+    settings = EvaluateSettings(
+        source=source, out=out, scorer=scorer, bank=bank, part=part, grid=grid, max_per_group=max_per_group,
+        drop_seen=drop_seen, cache=cache, device=device, storage_block=storage_block,
+    )  # fmt: skip
+    chunks = steps.plan(settings)
+    progress = cast(uuid.UUID, create_progress_artifact(progress=0.0, key="evaluate-tokens", description=source))
+    futures = [steps.extract.submit(settings, chunk) for chunk in range(chunks)]
+    for number, future in enumerate(as_completed(futures), start=1):
+        future.result()
+        update_progress_artifact(artifact_id=progress, progress=100.0 * number / chunks)
+        get_run_logger().info("tokens: %d of %d chunks", number, chunks)
+    evaluated = steps.measure(settings)
+    create_markdown_artifact(key="evaluate", description=f"{scorer} on {source}", markdown=evaluated.table)
+    return evaluated

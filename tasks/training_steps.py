@@ -1,0 +1,54 @@
+"""The steps of training as Prefect tasks."""
+
+import os
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel
+
+from mdmf_core.labelled import deal_folds
+from tasks.tokens import chunked
+from tasks.training import Trained, train
+from tasks.training_data import TrainSettings
+
+
+class TrainingPlan(BaseModel):
+    """How much there is to extract."""
+
+    images: int
+    chunks: int
+    conditions: int
+
+
+@task(cache_policy=NO_CACHE, task_run_name="plan {settings.source}")
+def plan(settings: TrainSettings) -> TrainingPlan:
+    """Lists the labelled set and deals its folds, so that a set that cannot be used fails before any backbone pass."""
+    images = settings.images()
+    folds = deal_folds(images, settings.folds, settings.seed)
+    logger = get_run_logger()
+    for number in range(settings.folds):
+        names = [
+            f"{'generated' if made else 'real'}/{group}" for (made, group), fold in sorted(folds.items()) if fold == number
+        ]
+        logger.info("fold %d: %s", number + 1, ", ".join(names))
+    return TrainingPlan(images=len(images), chunks=len(chunked(images)), conditions=len(settings.conditions()))
+
+
+@task(cache_policy=NO_CACHE, task_run_name="regenerators")
+def regenerators(settings: TrainSettings) -> None:
+    """Trains the regenerating networks, unless the cache holds them."""
+    settings.token_cache(settings.images())
+
+
+@task(cache_policy=NO_CACHE, task_run_name="tokens {chunk}", retries=1, retry_delay_seconds=5)
+def extract(settings: TrainSettings, chunk: int) -> int:
+    """Fills the cache for one chunk of images; the number of conditions that were not there yet."""
+    images = settings.images()
+    return settings.token_cache(images).fill(chunked(images)[chunk], settings.conditions(), settings.storage_block)
+
+
+@task(cache_policy=NO_CACHE, task_run_name="train {settings.out}")
+def fit(settings: TrainSettings) -> Trained:
+    """Cross-validates, fits and publishes."""
+    os.makedirs(settings.cache, exist_ok=True)
+    return train(settings, get_run_logger().info)
