@@ -32,7 +32,7 @@ test: .venv/installed-dev  ## install, check style and types, run the tests
 	@touch $@ .venv/installed
 
 default-scorer: .venv/installed  ## train the bundled scorer again: make default-scorer DATA=../shared/data
-	@$(BIN)/python scorers/train_default.py $(DATA) scorers/default
+	@$(BIN)/python scorers/build_default.py $(DATA) scorers/default
 
 clean:  ## remove what demo and test made, but not the environment
 	rm -rf .mdmf warehouse.duckdb warehouse.duckdb.parts warehouse.duckdb.report .pytest_cache .mypy_cache .ruff_cache

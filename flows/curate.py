@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, cast
 
 from prefect import flow, get_run_logger, runtime
@@ -83,18 +84,29 @@ def curate(
         decode_threads=decode_threads, device=device, storage_block=storage_block, promote=promote,
     )  # fmt: skip
     plan = steps.plan(settings, run_id)
-    futures = [steps.score_group.submit(settings, plan.path, group, run_id) for group in range(plan.groups)]
-    failures: list[str] = []
-    outcomes = [outcome for landed in _landed(settings, futures, failures) for outcome in landed]
-    page = steps.report(settings)
-    result = _result(plan, run_id, outcomes, settings.warehouse, page)
-    if not result.complete and (result.failed or any("storage:" in (o.reason or "") for o in outcomes)):
-        failures.append(f"none of {plan.to_do} shards could be scored; first: {outcomes[0].url}: {outcomes[0].reason}")
-    steps.close_run(settings, run_id, failures)
+    with _run_closed(settings, run_id) as failures:
+        futures = [steps.score_group.submit(settings, plan.path, group, run_id) for group in range(plan.groups)]
+        outcomes = [outcome for landed in _landed(settings, futures, failures) for outcome in landed]
+        page = steps.report(settings)
+        result = _result(plan, run_id, outcomes, settings.warehouse, page)
+        if not result.complete and (result.failed or any("storage:" in (o.reason or "") for o in outcomes)):
+            failures.append(f"none of {plan.to_do} shards could be scored; first: {outcomes[0].url}: {outcomes[0].reason}")
     _artifacts(result, outcomes)
     if failures:
         raise MdmfError("; ".join(failures))
     return result
+
+
+@contextmanager
+def _run_closed(settings: CurateSettings, run_id: str) -> Iterator[list[str]]:
+    """Writes how the run ended, whatever ended it short of a kill; failures are collected in the list."""
+    failures: list[str] = []
+    try:
+        yield failures
+    except BaseException as error:
+        steps.close_run(settings, run_id, [*failures, f"{type(error).__name__}: {error}"])
+        raise
+    steps.close_run(settings, run_id, failures)
 
 
 def _landed(

@@ -49,20 +49,24 @@ def choose_device(wanted: str) -> tuple[torch.device, torch.dtype | None]:
 
 @dataclass(frozen=True)
 class TimmAddress:
-    """``timm:MODEL?weights=FILE&sha256=HEX&revision=COMMIT&size=224&blocks=5,-1&pool=32&crops=1``, parsed."""
+    """``timm:MODEL?weights=FILE&sha256=HEX&revision=COMMIT&size=224&blocks=5,-1&pool=32&crops=1&encode=90``, parsed.
+
+    ``encode`` is the JPEG quality that every crop passes before the backbone; see ``CropPlan``.
+    """
 
     config: TimmConfig
     weights: str | None
     sha256: str | None
     revision: str | None
     crops: int
+    encode: int | None
 
     @classmethod
     def parse(cls, address: str) -> "TimmAddress":
         """Raises ValueError for an unknown option or a value that is not a number where one belongs."""
         model, _, query = address.removeprefix("timm:").partition("?")
         options = {name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()}
-        known = {"weights", "sha256", "revision", "size", "blocks", "pool", "crops"}
+        known = {"weights", "sha256", "revision", "size", "blocks", "pool", "crops", "encode"}
         if set(options) - known:
             raise ValueError(f"{address}: unknown {', '.join(sorted(set(options) - known))}; known: {', '.join(sorted(known))}")
         config = TimmConfig(
@@ -71,8 +75,8 @@ class TimmAddress:
             blocks=tuple(int(block) for block in options.get("blocks", "-1").split(",")),
             pool=int(options["pool"]) if "pool" in options else None,
         )
-        crops = int(options.get("crops", 1))
-        return cls(config, options.get("weights"), options.get("sha256"), options.get("revision"), crops)
+        crops, encode = int(options.get("crops", 1)), int(options["encode"]) if "encode" in options else None
+        return cls(config, options.get("weights"), options.get("sha256"), options.get("revision"), crops, encode)
 
 
 def backbone_scorer(address: str, device: torch.device, autocast: torch.dtype | None) -> Scorer:
@@ -97,7 +101,7 @@ def backbone_scorer(address: str, device: torch.device, autocast: torch.dtype | 
         if found != parsed.sha256:
             raise ArtifactError(f"{parsed.weights} has sha256 {found}, {parsed.sha256} was asked for")
     backbone = timm_backbone(parsed.config, parsed.weights, parsed.revision)
-    crops = CropPlan(parsed.config.size, parsed.crops)
+    crops = CropPlan(parsed.config.size, parsed.crops, parsed.encode)
     return _assemble(
         f"timm:{parsed.config.model}", backbone, parsed.config.record(), crops, None, plain, None, device, autocast
     )

@@ -3,7 +3,7 @@
 import io
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
@@ -57,11 +57,11 @@ def train(settings: TrainSettings, log: Callable[..., None]) -> Trained:
     log("%d images with tokens, %d without; %d training crops", len(data.facts), data.excluded, len(data.rows.kinds))
     folds = [fold_of(data, number, settings.folds) for number in range(settings.folds)]
     arms = _all_arms(settings, folds, log)
-    flat = [(arm, fold) for found, fold in zip(arms, folds, strict=True) for arm in found]
-    final_choice, figures = choose([a for a, _ in flat], [f for _, f in flat], settings.statistics, settings.top_k)
+    final_choice, figures = _choose(settings, arms, folds, range(settings.folds))
+    # Fold f - 1 validated on the groups that fold f reports; every other fold may speak.
     nested = [
-        choose(found, [fold] * len(found), settings.statistics, settings.top_k)[0]
-        for found, fold in zip(arms, folds, strict=True)
+        _choose(settings, arms, folds, [g for g in range(settings.folds) if (g + 1) % settings.folds != f])[0]
+        for f in range(settings.folds)
     ]
     held_out = _held_out(settings, data, folds, arms, nested)
     log("chosen: %s with %s, validation AUROC %.3f", final_choice.objective, final_choice.statistic, final_choice.figure)
@@ -69,6 +69,13 @@ def train(settings: TrainSettings, log: Callable[..., None]) -> Trained:
     statistic = _final_statistic(settings, arms, folds, final_choice)
     record = _record(settings, data, arms, figures, nested, final_choice, fitted, recipe, held_out)
     return _publish(settings, data, cache.scorer, fitted, statistic, record, final_choice, held_out)
+
+
+def _choose(
+    settings: TrainSettings, arms: Sequence[Sequence[Arm]], folds: Sequence[Fold], allowed: Iterable[int]
+) -> tuple[Choice, dict[str, float]]:
+    pairs = [(arm, folds[number]) for number in allowed for arm in arms[number]]
+    return choose([arm for arm, _ in pairs], [fold for _, fold in pairs], settings.statistics, settings.top_k)
 
 
 def _recipe(settings: TrainSettings, objective: str) -> Recipe:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
-from mdmf_core.metrics import auroc, auroc_interval, tpr_at_fpr
+from mdmf_core.metrics import auroc, auroc_interval, average_precision, tpr_at_fpr
 
 SCORES = st.lists(st.integers(-6, 6).map(lambda v: v / 4), min_size=1, max_size=40).map(np.array)
 
@@ -80,3 +80,18 @@ def test_scores_that_are_not_finite_are_refused(value: float) -> None:
     for pair in ((np.array([value]), np.ones(2)), (np.ones(2), np.array([value]))):
         with pytest.raises(ValueError, match="not finite"):
             auroc(*pair)
+
+
+@settings(deadline=None)
+@given(SCORES, SCORES)
+def test_average_precision_against_scikit_learn(generated: np.ndarray, real: np.ndarray) -> None:
+    labels = np.r_[np.ones(len(generated)), np.zeros(len(real))]
+    expected = average_precision_score(labels, np.r_[generated, real])
+    assert average_precision(generated, real) == pytest.approx(expected, abs=1e-12)
+
+
+def test_average_precision_refuses_what_has_none() -> None:
+    with pytest.raises(ValueError, match="both classes"):
+        average_precision(np.array([]), np.array([1.0]))
+    with pytest.raises(ValueError, match="not finite"):
+        average_precision(np.array([np.nan]), np.array([1.0]))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from mdmf_core.banks import bank_from_files
 from mdmf_core.calibration import CARD as CALIBRATION
@@ -21,7 +21,18 @@ from mdmf_core.digests import tensors_digest
 from mdmf_core.errors import ArtifactError
 from mdmf_core.forensic import ForensicBackbone
 from mdmf_core.pfs import PatchSignature
-from mdmf_core.scorers import CARD, TENSORS, TimmAddress, backbone_scorer, choose_device, scorer_from_files
+from mdmf_core.scorers import (
+    CARD,
+    PRESETS,
+    TENSORS,
+    TimmAddress,
+    backbone_scorer,
+    choose_device,
+    scorer_files,
+    scorer_from_files,
+    with_signature,
+)
+from mdmf_core.scoring import Statistic
 
 CPU = torch.device("cpu")
 DEFAULT = Path(str(files("scorers") / "default"))
@@ -51,9 +62,73 @@ def test_one_block_and_pooling_against_timms_own_forward(tiny_scorer):
     assert tokens(f"{tiny_scorer}&blocks=5,-1", crops).shape == (2, 196, 384)
 
 
+@pytest.mark.parametrize(("pool", "side"), [(16, 14), (32, 7), (56, 4)])
+def test_the_papers_patch_sizes_average_the_tokens_under_them(tiny_scorer, pool, side):
+    crops = crops_of(1, 2, 224)
+    whole = tokens(tiny_scorer, crops).transpose(1, 2).unflatten(2, (14, 14))
+    expected = torch.nn.functional.adaptive_avg_pool2d(whole, side).flatten(2).transpose(1, 2)
+    assert (tokens(f"{tiny_scorer}&pool={pool}", crops) - expected).abs().max() < 1e-5
+
+
+def test_register_tokens_are_dropped(tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model("vit_small_patch14_reg4_dinov2", pretrained=False, img_size=56).eval()
+    save_file(model.state_dict(), tmp_path / "reg4.safetensors")
+    crops = crops_of(2, 1, 56)
+    found = tokens(f"timm:vit_small_patch14_reg4_dinov2?weights={tmp_path}/reg4.safetensors&size=56", crops)
+    mean, std = (torch.tensor(model.pretrained_cfg[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+    with torch.inference_mode():
+        expected = model.forward_features((torch.from_numpy(crops).float() / 255 - mean) / std)[:, 5:]  # class, 4 registers
+    assert found.shape == (1, 16, 384)
+    assert (found - expected).abs().max() < 1e-5
+
+
+def test_blocks_after_the_last_one_asked_for_are_not_run(tiny_scorer):
+    backbone = backbone_scorer(f"{tiny_scorer}&blocks=1", CPU, None).backbone
+    ran = []
+    for number, block in enumerate(backbone.model.blocks):
+        block.register_forward_hook(lambda *_, number=number: ran.append(number))
+    with torch.inference_mode():
+        backbone(torch.from_numpy(crops_of(0, 1, 224)))
+    assert ran == [0, 1]
+
+
+def test_description_is_the_tokens_and_timms_own_global_embedding(tiny_scorer):
+    crops = torch.from_numpy(crops_of(3, 2, 224))
+    backbone = backbone_scorer(f"{tiny_scorer}&blocks=4&pool=32", CPU, None).backbone
+    with torch.inference_mode():
+        found, whole = backbone.describe(crops)
+        assert (found - backbone(crops)).abs().max() < 1e-5
+        expected = backbone.model.forward_head(
+            backbone.model.forward_features((crops.float() / 255 - 0.5) / 0.5), pre_logits=True
+        )
+    assert (whole - expected).abs().max() < 1e-5
+
+
+def test_the_papers_preset_is_dinov2_large_with_49_patches():
+    with pytest.raises(ValueError, match=r"vit_large_patch14_dinov2.lvd142m needs its weights pinned"):
+        backbone_scorer("mdmf-dinov2-l14", CPU, None)
+    parsed = TimmAddress.parse(PRESETS["mdmf-dinov2-l14"])
+    assert parsed.config.size // parsed.config.pool == 7
+
+
+def test_a_signature_is_imported_from_a_plain_file(tiny_scorer, tmp_path):
+    torch.manual_seed(0)
+    signature = PatchSignature(192, 16, 4)
+    save_file(signature.state_dict(), tmp_path / "pfs.safetensors")
+    read = PatchSignature.from_tensors(load_file(tmp_path / "pfs.safetensors"))
+    scorer = with_signature(backbone_scorer(tiny_scorer, CPU, None), "imported", read, Statistic({"cross": -1.0}), 1.0)
+    written = scorer_files(scorer, tiny_scorer, {})
+    again = scorer_from_files(written.__getitem__, CPU, None)
+    assert again.scorer_id == scorer.scorer_id
+    crops = crops_of(0, 2, 224)
+    assert torch.equal(again.signatures(crops), scorer.signatures(crops))
+    assert scorer.signatures(crops).shape == (2 * 196, 4)
+
+
 def test_identity_follows_everything_that_changes_a_score(tiny_scorer):
-    addresses = [tiny_scorer, *(f"{tiny_scorer}&{option}" for option in ("blocks=5", "pool=32", "crops=4"))]
-    assert len({backbone_scorer(address, CPU, None).scorer_id for address in addresses}) == 4
+    addresses = [tiny_scorer, *(f"{tiny_scorer}&{option}" for option in ("blocks=5", "pool=32", "crops=4", "encode=90"))]
+    assert len({backbone_scorer(address, CPU, None).scorer_id for address in addresses}) == 5
     assert backbone_scorer(tiny_scorer, CPU, None).scorer_id == backbone_scorer(tiny_scorer, CPU, None).scorer_id
 
 

@@ -102,6 +102,16 @@ def test_a_run_in_which_nothing_could_be_scored_fails_and_says_why(curate, tmp_p
     assert rows(tmp_path / "warehouse.duckdb", "SELECT state FROM runs")["state"][0] == "failed"
 
 
+def test_a_run_that_breaks_after_landing_is_closed_as_failed_and_keeps_its_rows(curate, tmp_path):
+    (tmp_path / "warehouse.duckdb.report").write_text("a file where the report's folder should be")
+    with pytest.raises(OSError, match="report"):
+        curate(write_shard(tmp_path / "00000.tar", range(2)))
+    run = rows(tmp_path / "warehouse.duckdb", "SELECT state, finished_at FROM runs").iloc[0]
+    assert run["state"] == "failed"
+    assert pd.notna(run["finished_at"])
+    assert len(rows(tmp_path / "warehouse.duckdb")) == 2
+
+
 def test_groups_and_batches_of_any_size_give_the_same_rows(curate, tmp_path):
     for number in range(3):
         write_shard(tmp_path / f"0000{number}.tar", range(number * 10, number * 10 + 5))

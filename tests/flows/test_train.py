@@ -1,0 +1,162 @@
+"""Train, curate with what was trained, evaluate: as a user does, on images that are made here."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from fabricate import encoded, photo, write_shard
+from PIL import Image
+
+from mdmf_core.errors import ArtifactError, LabelError, MdmfError
+from tasks.scorers import load_kit, load_scorer
+
+ARMS = ("none", "closed-form", "mmd-d", "mmd-mp", "bce")
+SMALL = {"variants": 1, "regenerated_variants": 0, "seeds": 2, "steps_per_arm": 10, "points": 50, "device": "cpu"}
+
+
+def generated(seed: int, format: str = "JPEG") -> bytes:
+    """A picture as an upsampler leaves it: detail of half the resolution, and a faint checkerboard."""
+    small = photo(seed, 128, 120).resize((256, 240), Image.Resampling.NEAREST)
+    board = 6 * ((np.indices((240, 256)).sum(0) % 2) * 2 - 1)[:, :, None]
+    buffer = io.BytesIO()
+    Image.fromarray((np.asarray(small) + board).clip(0, 255).astype(np.uint8)).save(buffer, format)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("labelled")
+    for number, group in enumerate(("a", "b", "c")):
+        (folder / "real" / group).mkdir(parents=True)
+        (folder / "generated" / group).mkdir(parents=True)
+        for seed in range(100 * number, 100 * number + 14):
+            (folder / "real" / group / f"{seed}.jpg").write_bytes(encoded(seed))
+            (folder / "generated" / group / f"{seed}.jpg").write_bytes(generated(5000 + seed))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(prefect_server: None, labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from flows.train import train_pfs
+
+    out = tmp_path_factory.mktemp("scorers") / "mine"
+    cache = str(labelled / "cache")
+    result = train_pfs(str(labelled), str(out), objectives=ARMS, cache=cache, **SMALL)
+    assert result.auroc_mean > 0.9
+    return out
+
+
+def test_the_card_says_what_was_done_and_what_it_is_worth(trained):
+    card = json.loads((trained / "scorer.json").read_text())["training"]
+    assert card["data"]["images"] == 84
+    assert {g["fold"] for g in card["data"]["groups"]} == {0, 1, 2}
+    assert len(card["validation_auroc"]) == 5 * 4
+    assert len(card["held_out"]["auroc_mean_by_seed"]) == 2
+    assert set(card["held_out"]["tables"]) == {
+        "mdmf, stored", "mdmf, jpeg-90", "mdmf, jpeg-70", "global probe", "patch vote", "plain mmd",
+    }  # fmt: skip
+    assert card["held_out"]["control_shuffled_labels"]["holds"]
+    assert str(card).count("/real/") == 0  # no path of this machine
+    rows = pq.read_table(trained / "training.parquet").to_pylist()
+    assert {row["role"] for row in rows} == {"pfs", "bank", "calibrate"}
+    assert all(row["role"] == "pfs" for row in rows if row["label"] == "generated")
+
+
+def test_training_twice_gives_the_same_scorer_and_publishes_once(trained, labelled, prefect_server):
+    from flows.train import train_pfs
+
+    chosen = json.loads((trained / "scorer.json").read_text())["training"]["chosen"]["objective"]
+    cache = str(labelled / "cache")
+    again = train_pfs(str(labelled), str(trained.parent / "other" / trained.name), objectives=ARMS, cache=cache, **SMALL)
+    assert again.scorer_id == json.loads((trained / "scorer.json").read_text())["scorer_id"]
+    assert again.objective == chosen
+    with pytest.raises(MdmfError, match="exists"):
+        train_pfs(str(labelled), str(trained), objectives=("closed-form",), cache=cache, **SMALL)
+
+
+def test_curate_uses_a_trained_scorer_with_its_own_bank(trained, prefect_server, tmp_path):
+    from flows.curate import curate
+
+    write_shard(tmp_path / "00000.tar", range(700, 704), extra={f"{seed}.jpg": generated(9000 + seed) for seed in range(4)})
+    warehouse = str(tmp_path / "warehouse.duckdb")
+    assert curate(str(tmp_path / "00000.tar"), warehouse=warehouse, scorer=str(trained), device="cpu").scored == 8
+    with duckdb.connect(warehouse, read_only=True) as connection:
+        low, high = connection.execute(
+            "SELECT max(score) FILTER (length(key) = 9), min(score) FILTER (length(key) = 1) FROM scored"
+        ).fetchone()
+    assert low < high
+
+
+def test_a_card_that_does_not_match_its_weights_is_refused(trained, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    card = json.loads((copy / "scorer.json").read_text())
+    (copy / "scorer.json").write_text(json.dumps(card | {"sigma": 2 * card["sigma"]}))
+    with pytest.raises(ArtifactError, match=r"digests to .* its card says"):
+        load_scorer(str(copy), "cpu")
+    (copy / "scorer.json").write_text(json.dumps(card | {"backbone": card["backbone"] | {"weights_digest": "0"}}))
+    load_scorer.cache_clear()
+    with pytest.raises(ArtifactError, match="was trained with 0"):
+        load_scorer(str(copy), "cpu")
+    (copy / "scorer.safetensors").write_bytes(b"x" + (trained / "scorer.safetensors").read_bytes())
+    load_scorer.cache_clear()
+    with pytest.raises(ArtifactError, match="sha256"):
+        load_scorer(str(copy), "cpu")
+
+
+def test_evaluate_reports_unseen_groups_apart_with_peers_and_controls(trained, labelled, prefect_server, tmp_path):
+    from flows.evaluate import evaluate
+
+    for number, name in enumerate(("new/0_real", "new/1_fake", "old/0_real", "old/1_fake")):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for seed in range(20):
+            data = generated(20_000 + 100 * number + seed, "PNG") if "fake" in name else encoded(20_000 + 100 * number + seed)
+            (tmp_path / "set" / name / f"{seed}.{'png' if 'fake' in name else 'jpg'}").write_bytes(data)
+    found = evaluate(
+        str(tmp_path / "set"), str(tmp_path / "out"), scorer=str(trained), grid=("jpeg-70", "blur-1"), device="cpu",
+        cache=str(tmp_path / "cache"),
+    )  # fmt: skip
+    assert found.auroc > 0.9
+    assert all(control.holds for control in found.controls)
+    record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert set(record["tables"]) == {
+        f"{name}: held-out groups" for name in ("mdmf", "mdmf, as stored", "global probe", "patch vote", "plain mmd")
+    }
+    assert [row["condition"] for row in record["robustness"]] == ["jpeg-90", "stored", "jpeg-70", "blur-1"]
+    for plot in ("generators.png", "robustness.png"):
+        assert Image.open(tmp_path / "out" / plot).size[0] > 300
+    assert "| new | 20 | 40 |" in (tmp_path / "out" / "evaluation.md").read_text()
+
+
+def test_evaluate_fails_on_images_that_training_saw_and_can_leave_them_out(trained, labelled, prefect_server, tmp_path):
+    from flows.evaluate import evaluate
+
+    arguments = {"scorer": str(trained), "grid": ("jpeg-90",), "device": "cpu", "cache": str(tmp_path / "cache")}
+    with pytest.raises(MdmfError, match=r"84 of 84 tested images were seen.*drop_seen"):
+        evaluate(str(labelled), str(tmp_path / "out"), **arguments)
+    assert "BROKEN" in (tmp_path / "out" / "evaluation.md").read_text()
+    record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert all(name.endswith("groups seen in training") for name in record["tables"])
+    with pytest.raises(LabelError, match="0 real images to measure on"):
+        evaluate(str(labelled), str(tmp_path / "out2"), drop_seen=True, **arguments)
+
+
+def test_sets_from_which_nothing_honest_follows_are_refused_before_any_pass(labelled, prefect_server, tmp_path):
+    from flows.train import train_pfs
+
+    (tmp_path / "m.csv").write_text(
+        "label,group,url\n" + "".join(f"real,a,{n}.jpg\n" for n in range(30)) + "".join(f"fake,g,{n}.png\n" for n in range(30))
+    )
+    with pytest.raises(LabelError, match="1 real sources"):
+        train_pfs(str(tmp_path / "m.csv"), str(tmp_path / "out"), cache=str(tmp_path / "cache"), **SMALL)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bare_backbone_has_no_bank():
+    with pytest.raises(ArtifactError, match="backbone without a bank"):
+        load_kit("forensic", "default", "cpu", 8, 1)
