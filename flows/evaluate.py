@@ -52,13 +52,13 @@ def evaluate(
         source=source, out=out, scorer=scorer, bank=bank, part=part, grid=grid, max_per_group=max_per_group,
         drop_seen=drop_seen, cache=cache, device=device, storage_block=storage_block,
     )  # fmt: skip
-    chunks = steps.plan(settings)
+    listing, chunks = steps.plan(settings)
     progress = cast(uuid.UUID, create_progress_artifact(progress=0.0, key="evaluate-tokens", description=source))
-    futures = [steps.extract.submit(settings, chunk) for chunk in range(chunks)]
+    futures = [steps.extract.submit(settings, listing, chunk) for chunk in range(chunks)]
     for number, future in enumerate(as_completed(futures), start=1):
         future.result()
         update_progress_artifact(artifact_id=progress, progress=100.0 * number / chunks)
         get_run_logger().info("tokens: %d of %d chunks", number, chunks)
-    evaluated = steps.measure(settings)
+    evaluated = steps.measure(settings, listing)
     create_markdown_artifact(key="evaluate", description=f"{scorer} on {source}", markdown=evaluated.table)
     return evaluated

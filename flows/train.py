@@ -74,15 +74,15 @@ def train_pfs(
         cache=cache, device=device, storage_block=storage_block,
     )  # fmt: skip
     plan = steps.plan(settings)
-    steps.regenerators(settings)
+    steps.regenerators(settings, plan.listing)
     progress = cast(uuid.UUID, create_progress_artifact(progress=0.0, key="train-tokens", description=source))
     logger = get_run_logger()
-    futures = [steps.extract.submit(settings, chunk) for chunk in range(plan.chunks)]
+    futures = [steps.extract.submit(settings, plan.listing, chunk) for chunk in range(plan.chunks)]
     for number, future in enumerate(as_completed(futures), start=1):
         future.result()
         update_progress_artifact(artifact_id=progress, progress=100.0 * number / plan.chunks)
         logger.info("tokens: %d of %d chunks", number, plan.chunks)
-    trained = steps.fit(settings)
+    trained = steps.fit(settings, plan.listing)
     create_markdown_artifact(
         key="train-held-out",
         description="generators and real sources that the model never saw, both classes at JPEG 90",

@@ -67,7 +67,7 @@ def table(
 def same_scores(name: str, first: Float[np.ndarray, " n"], second: Float[np.ndarray, " n"]) -> Control:
     """The same real images in two file formats: AUROC .5 between them, or the format itself moves the score."""
     value = auroc(first, second)
-    return Control(name, value, abs(value - 0.5) <= 0.02, f"AUROC {value:.3f} must be .5 within .02")
+    return Control(name, value, bool(abs(value - 0.5) <= 0.02), f"AUROC {value:.3f} must be .5 within .02")
 
 
 def shuffled_labels(scores: Float[np.ndarray, " n"], generated: Sequence[bool], seed: int = 0) -> Control:
@@ -76,7 +76,9 @@ def shuffled_labels(scores: Float[np.ndarray, " n"], generated: Sequence[bool], 
     n, m = int(made.sum()), int((~made).sum())
     reach = 4 * np.sqrt((n + m + 1) / (12 * n * m))
     value = auroc(scores[made], scores[~made])
-    return Control("shuffled labels", value, abs(value - 0.5) <= reach, f"AUROC {value:.3f} must be .5 within {reach:.3f}")
+    return Control(
+        "shuffled labels", value, bool(abs(value - 0.5) <= reach), f"AUROC {value:.3f} must be .5 within {reach:.3f}"
+    )
 
 
 def no_overlap(seen: set[str], tested: set[str]) -> Control:

@@ -2,7 +2,7 @@
 
 A training set holds few generators, and each shows its own subjects. A photograph that went through an autoencoder or an
 upsampler shows the same subject as before, so only the generator's traces tell the two apart. The small networks here use the
-upsampling operators of published generators and are trained on the user's own real images in a minute or two.
+upsampling operators of published generators and are trained on the user's own real images in some minutes.
 
 Sources: Zhang, Karaman, Chang, "Detecting and Simulating Artifacts in GAN Fake Images" (WIFS 2019); Ricker, Lukovnikov,
 Fischer, "AEROBLADE" (CVPR 2024); Rajan et al., "Aligned Datasets Improve Detection of Latent Diffusion-Generated Images"

@@ -32,10 +32,10 @@ class Recipe:
 
     objective: Objective = "closed-form"
     regenerated: float = 0.4  # weight of regenerated photographs among the generated examples
-    ridge: float = 0.1  # of the discriminant, in units of a standardised token's variance
-    invariance: float = 3.0  # penalty on directions that tell one real source from another
+    ridge: float = 0.03  # of the discriminant, in units of a standardised token's variance
+    invariance: float = 10.0  # penalty on directions that tell one real source from another
     gain: float = 2.0  # slope of the one-sided unit
-    threshold: float = -0.5  # its bend, in standard deviations of the discriminant; reals lie below 0
+    threshold: float = 0.0  # its bend, in standard deviations of the discriminant; reals lie below 0
     hidden: int = 32  # further units and signature dimensions for the objectives that train by gradient
     signature: int = 8
     steps: int = 300

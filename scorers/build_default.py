@@ -47,18 +47,34 @@ def figures_block(card: dict) -> str:  # type: ignore[type-arg]
     held_out = card["training"]["held_out"]
     tables = {name: [Figure(**row) for row in rows] for name, rows in held_out["tables"].items()}
     lines = ["", "### Per generator, both classes at JPEG 90", "", markdown(tables["mdmf, jpeg-90"])]
-    lines += ["### The same images by other means", "", "| | mean over generators | pooled | TPR at 5 % |", "|---|---:|---:|---:|"]
+    lines += [
+        "### The same images by other means",
+        "",
+        "| | mean over generators | pooled | TPR at 5 % |",
+        "|---|---:|---:|---:|",
+    ]
     for name, figures in tables.items():
         pooled = next(figure for figure in figures if figure.name == "all generators")
         mean = np.mean(list(per_generator(figures).values()))
-        lines.append(f"| {name} | {mean:.3f} | {pooled.auroc:.3f} [{pooled.low:.3f}, {pooled.high:.3f}] | {pooled.tpr_at_5:.3f} |")
+        lines.append(
+            f"| {name} | {mean:.3f} | {pooled.auroc:.3f} [{pooled.low:.3f}, {pooled.high:.3f}] | {pooled.tpr_at_5:.3f} |"
+        )
     lines += ["", "### Content-matched: generated against real images of one domain", ""]
     domains = [figure.name for figure in tables["mdmf, jpeg-90"] if figure.name.startswith("within domain")]
-    lines += ["| | " + " | ".join(name.removeprefix("within domain ") for name in domains) + " |", "|---|" + "---:|" * len(domains)]
+    lines += [
+        "| | " + " | ".join(name.removeprefix("within domain ") for name in domains) + " |",
+        "|---|" + "---:|" * len(domains),
+    ]
     for name, figures in tables.items():
         found = {figure.name: figure.auroc for figure in figures}
         lines.append(f"| {name} | " + " | ".join(f"{found[domain]:.3f}" for domain in domains) + " |")
-    lines += ["", "### Real images above their model's 5 % line, by source it never saw", "", "| source | flagged |", "|---|---:|"]
+    lines += [
+        "",
+        "### Real images above their model's 5 % line, by source it never saw",
+        "",
+        "| source | flagged |",
+        "|---|---:|",
+    ]
     lines += [f"| {source} | {share:.3f} |" for source, share in held_out["real_flagged_at_5_percent"].items()]
     weak = [f.name for f in tables["mdmf, jpeg-90"] if f.auroc < 0.65 and f.name in per_generator(tables["mdmf, jpeg-90"])]
     lines += ["", f"Below 0.65, so practically not detected: {', '.join(weak) or 'none'}.", ""]
@@ -80,7 +96,7 @@ def main(data: Path, target: Path) -> None:
         writer.writerow(["label", "group", "url", "fold", "domain"])
         for row in csv.DictReader(source):
             writer.writerow([row["label"], row["set"], (data / row["file"]).resolve(), *GROUPS[row["set"]]])
-    trained = train_pfs(str(manifest), str(work / "default"), folds=6, top_k=16, cache=".mdmf/tokens", device="cpu")
+    trained = train_pfs(str(manifest), str(work / "default"), folds=6, top_k=16, regenerator_steps=400, cache=".mdmf/tokens", device="cpu")
     shutil.rmtree(target, ignore_errors=True)
     shutil.move(work / "default", target)
     card = json.loads((target / "scorer.json").read_text())

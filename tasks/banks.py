@@ -70,10 +70,7 @@ def build(
     Raises:
         MdmfError: fewer than 4 usable images, a directory that exists, or a source that cannot be read.
     """
-    filesystem, path = open_storage(directory, storage_block)
-    with storage_errors(directory):
-        if filesystem.exists(path):
-            raise ArtifactError(f"{directory} exists; banks are immutable: choose another name")
+    require_new(directory, storage_block)
     bank_half: list[tuple[BankMember, torch.Tensor]] = []
     calibration_half: list[CalibrationImage] = []
     seen: set[str] = set()
@@ -147,8 +144,17 @@ def _images(source: str, scorer: Scorer, most: int, storage_block: str | None) -
                 raise MdmfError(f"{shard.url}: {error}") from error
 
 
+def require_new(directory: str, storage_block: str | None) -> None:
+    """Raises ArtifactError when the directory is there already."""
+    filesystem, path = open_storage(directory, storage_block)
+    with storage_errors(directory):
+        if filesystem.exists(path):
+            raise ArtifactError(f"{directory} exists; what is published does not change: choose another name")
+
+
 def publish(directory: str, contents: dict[str, bytes], storage_block: str | None) -> None:
     """Writes a directory so that readers see all of it or none: renamed locally, its card last on an object store."""
+    require_new(directory, storage_block)
     filesystem, path = open_storage(directory, storage_block)
     with storage_errors(directory):
         if "://" in directory:
@@ -159,6 +165,7 @@ def publish(directory: str, contents: dict[str, bytes], storage_block: str | Non
         os.makedirs(temporary)
         try:
             for name, data in contents.items():
+                os.makedirs(os.path.dirname(os.path.join(temporary, name)), exist_ok=True)
                 with open(os.path.join(temporary, name), "wb") as file:
                     file.write(data)
                     os.fsync(file.fileno())

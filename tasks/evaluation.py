@@ -76,14 +76,14 @@ class Evaluated:
     table: str  # Markdown
 
 
-def evaluate(settings: EvaluateSettings) -> Evaluated:
+def evaluate(settings: EvaluateSettings, labelled: Sequence[LabelledImage]) -> Evaluated:
     """Writes evaluation.json, evaluation.md and plots, then fails if a control is broken.
 
     Raises:
         LabelError: a class with fewer than 20 images, or nothing left after leaving out what the scorer has seen.
         MdmfError: a control that does not hold; the files are written all the same.
     """
-    kit, cache, chunks = settings.kit(), settings.token_cache(), chunked(settings.images())
+    kit, cache, chunks = settings.kit(), settings.token_cache(), chunked(labelled)
     loaded = {name: list(cache.read(chunks, name)) for name in settings.conditions()}
     facts = [entry for chunk in loaded[HEADLINE] for entry in chunk.facts]
     usable = np.logical_and.reduce([np.concatenate([c.counts.numpy() for c in found]) > 0 for found in loaded.values()])

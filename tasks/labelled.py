@@ -2,6 +2,7 @@
 
 import io
 import os
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -9,11 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mdmf_core.collections.folder import IMAGE_SUFFIXES
+from mdmf_core.digests import digest_of
 from mdmf_core.errors import LabelError
 from mdmf_core.labelled import LabelledImage, label_of
-from tasks.storage import full_url, open_storage, read_bytes, storage_errors
+from tasks.storage import atomic_path, full_url, open_storage, read_bytes, storage_errors
 
 _COLUMNS = {"url": ("url", "path", "file"), "group": ("group", "set", "source", "generator")}
+_LISTING = pa.schema(
+    {"url": "string", "generated": "bool", "group": "string", "size_bytes": "int64", "fold": "int64", "domain": "string"}
+)
 _LABELS = {"real": False, "0": False, "generated": True, "fake": True, "ai": True, "1": True}
 
 
@@ -42,6 +47,19 @@ def list_labelled(source: str, part: str, max_per_group: int | None, storage_blo
     if max_per_group is not None:
         images = _thinned(images, max_per_group)
     return images
+
+
+def write_listing(folder: str, images: list[LabelledImage]) -> str:
+    """Keeps a listing for the other steps of a run, so that a bucket is listed once; its path."""
+    path = os.path.join(folder, "listings", f"{digest_of({'images': [list(asdict(i).values()) for i in images]})[:32]}.parquet")
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.Table.from_pylist([asdict(image) for image in images], schema=_LISTING), temporary)
+    return path
+
+
+def read_listing(path: str) -> list[LabelledImage]:
+    """The images of a listing, in order."""
+    return [LabelledImage(**row) for row in pq.read_table(path).to_pylist()]
 
 
 def _thinned(images: list[LabelledImage], most: int) -> list[LabelledImage]:

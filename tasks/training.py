@@ -21,6 +21,7 @@ from mdmf_core.coreset import herding
 from mdmf_core.digests import digest_of
 from mdmf_core.evaluation import Figure, per_generator, shuffled_labels, table
 from mdmf_core.kernels import median_heuristic
+from mdmf_core.labelled import LabelledImage
 from mdmf_core.peers import PEERS, train_probe, train_vote, vote
 from mdmf_core.scorers import SEEN, scorer_files, with_signature
 from mdmf_core.scoring import Scorer, Statistic
@@ -45,13 +46,13 @@ class Trained:
     table: str  # Markdown
 
 
-def train(settings: TrainSettings, log: Callable[..., None]) -> Trained:
+def train(settings: TrainSettings, images: Sequence[LabelledImage], log: Callable[..., None]) -> Trained:
     """Cross-validates every arm, fits the best one on all groups and publishes it with bank and calibration.
 
     Raises:
         LabelError: a set from which nothing honest can be learned; LabelError names what is missing.
     """
-    images = settings.images()
+    torch.set_flush_denormal(True)  # kernel values of far points are denormal: slow, and worth nothing
     cache = settings.token_cache(images)
     data = load(settings, images, cache)
     log("%d images with tokens, %d without; %d training crops", len(data.facts), data.excluded, len(data.rows.kinds))

@@ -1,12 +1,12 @@
 """The steps of training as Prefect tasks."""
 
-import os
-
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel
 
 from mdmf_core.labelled import deal_folds
+from tasks.banks import require_new
+from tasks.labelled import read_listing, write_listing
 from tasks.tokens import chunked
 from tasks.training import Trained, train
 from tasks.training_data import TrainSettings
@@ -15,14 +15,15 @@ from tasks.training_data import TrainSettings
 class TrainingPlan(BaseModel):
     """How much there is to extract."""
 
+    listing: str  # path
     images: int
     chunks: int
-    conditions: int
 
 
 @task(cache_policy=NO_CACHE, task_run_name="plan {settings.source}")
 def plan(settings: TrainSettings) -> TrainingPlan:
     """Lists the labelled set and deals its folds, so that a set that cannot be used fails before any backbone pass."""
+    require_new(settings.out, settings.storage_block)
     images = settings.images()
     folds = deal_folds(images, settings.folds, settings.seed)
     logger = get_run_logger()
@@ -31,24 +32,23 @@ def plan(settings: TrainSettings) -> TrainingPlan:
             f"{'generated' if made else 'real'}/{group}" for (made, group), fold in sorted(folds.items()) if fold == number
         ]
         logger.info("fold %d: %s", number + 1, ", ".join(names))
-    return TrainingPlan(images=len(images), chunks=len(chunked(images)), conditions=len(settings.conditions()))
+    return TrainingPlan(listing=write_listing(settings.cache, images), images=len(images), chunks=len(chunked(images)))
 
 
 @task(cache_policy=NO_CACHE, task_run_name="regenerators")
-def regenerators(settings: TrainSettings) -> None:
+def regenerators(settings: TrainSettings, listing: str) -> None:
     """Trains the regenerating networks, unless the cache holds them."""
-    settings.token_cache(settings.images())
+    settings.token_cache(read_listing(listing))
 
 
 @task(cache_policy=NO_CACHE, task_run_name="tokens {chunk}", retries=1, retry_delay_seconds=5)
-def extract(settings: TrainSettings, chunk: int) -> int:
+def extract(settings: TrainSettings, listing: str, chunk: int) -> int:
     """Fills the cache for one chunk of images; the number of conditions that were not there yet."""
-    images = settings.images()
+    images = read_listing(listing)
     return settings.token_cache(images).fill(chunked(images)[chunk], settings.conditions(), settings.storage_block)
 
 
 @task(cache_policy=NO_CACHE, task_run_name="train {settings.out}")
-def fit(settings: TrainSettings) -> Trained:
+def fit(settings: TrainSettings, listing: str) -> Trained:
     """Cross-validates, fits and publishes."""
-    os.makedirs(settings.cache, exist_ok=True)
-    return train(settings, get_run_logger().info)
+    return train(settings, read_listing(listing), get_run_logger().info)

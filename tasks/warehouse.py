@@ -5,6 +5,7 @@ import os
 import random
 import time
 import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -196,5 +197,6 @@ def still_to_do(connection: duckdb.DuckDBPyConnection, shards: list[Shard], key:
 
 def query(warehouse: str, sql: str, parameters: list[Any] | None = None) -> pd.DataFrame:
     """The result of one read-only query as a frame."""
-    with connect(warehouse, read_only=True) as connection:
+    with connect(warehouse, read_only=True) as connection, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The inplace keyword")  # duckdb's own way with time zones
         return connection.execute(sql, parameters or []).df()

@@ -214,7 +214,7 @@ def test_views_show_one_scorer_and_bank_and_promotion_switches_them(curate, tmp_
     [
         ({"source": "/nowhere/x.tar"}, "no shards or images there"),
         ({"source": "/nowhere"}, "neither a folder nor"),
-        ({"bank": "default"}, "the default bank belongs to the default scorer"),
+        ({"bank": "default"}, "is a backbone without a bank of its own"),
         ({"bank": "/nowhere"}, "not found"),
         ({"scorer": "timm:vit_tiny_patch16_224"}, r"needs its weights pinned"),
         ({"warehouse": "/proc/x.duckdb"}, "cannot open warehouse"),
