@@ -10,7 +10,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from tasks import training_steps as steps
-from tasks.training import Trained
+from tasks.training_card import Trained
 from tasks.training_data import TrainSettings
 
 Objective = Literal["none", "closed-form", "mmd-d", "mmd-mp", "bce"]

@@ -91,3 +91,17 @@ def no_overlap(seen: set[str], tested: set[str]) -> Control:
 def per_generator(figures: Sequence[Figure]) -> Mapping[str, float]:
     """AUROC by generator, without the pooled rows."""
     return {f.name: f.auroc for f in figures if f.name != "all generators" and not f.name.startswith("within domain ")}
+
+
+def markdown(figures: Sequence[Figure]) -> str:
+    """A table of figures for people."""
+    lines = [
+        "| generator | generated | real | AUROC | 95 % interval | AP (at prevalence) | TPR at 1 % | TPR at 5 % |",
+        "|---|---:|---:|---:|---|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {f.name} | {f.generated} | {f.real} | {f.auroc:.3f} | {f.low:.3f} to {f.high:.3f} | "
+        f"{f.average_precision:.3f} ({f.prevalence:.2f}) | {f.tpr_at_1:.3f} | {f.tpr_at_5:.3f} |"
+        for f in figures
+    ]
+    return "\n".join(lines) + "\n"

@@ -62,7 +62,7 @@ def check_labelled(
     Raises:
         LabelError: too few images of a class, one image in two groups, or formats that tell the classes apart.
     """
-    _require_classes(images)
+    require_classes(images)
     places: dict[str, set[tuple[bool, str]]] = defaultdict(set)
     for image, digest in zip(images, sha256s, strict=True):
         places[digest].add((image.generated, image.group))
@@ -82,7 +82,8 @@ def check_labelled(
         )
 
 
-def _require_classes(images: Sequence[LabelledImage]) -> None:
+def require_classes(images: Sequence[LabelledImage]) -> None:
+    """Raises LabelError when a class has fewer than 20 images."""
     counts = Counter(image.generated for image in images)
     for generated, name in ((False, "real"), (True, "generated")):
         if counts[generated] < MIN_IMAGES:
@@ -99,7 +100,7 @@ def deal_folds(images: Sequence[LabelledImage], folds: int, seed: int) -> Mappin
     """
     if folds < MIN_FOLDS:
         raise LabelError(f"at least {MIN_FOLDS} folds are needed (to train, to choose and to report), got {folds}")
-    _require_classes(images)
+    require_classes(images)
     sizes = Counter((image.generated, image.group) for image in images)
     given: dict[tuple[bool, str], set[int]] = defaultdict(set)
     for image in images:

@@ -1,6 +1,6 @@
 """Choosing objective and statistic on held-out groups, and measuring the choice on groups that it never saw."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -184,6 +184,3 @@ def choose(arms: Sequence[Arm], folds: Sequence[Fold], statistics: Sequence[str]
     best = max(means, key=lambda name: means[name])
     objective, _, statistic_name = best.partition(" ")
     return Choice(objective, statistic_name, means[best]), means
-
-
-Progress = Callable[[str], None]

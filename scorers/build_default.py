@@ -16,8 +16,7 @@ os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 import numpy as np
 
 from flows.train import train_pfs
-from mdmf_core.evaluation import Figure, per_generator
-from tasks.training import markdown
+from mdmf_core.evaluation import Figure, markdown, per_generator
 
 BEGIN, END = "<!-- figures of scorers/default: made by make default-scorer -->", "<!-- end of figures -->"
 PAGE = Path(__file__).parent.parent / "docs" / "detection.md"
@@ -96,7 +95,9 @@ def main(data: Path, target: Path) -> None:
         writer.writerow(["label", "group", "url", "fold", "domain"])
         for row in csv.DictReader(source):
             writer.writerow([row["label"], row["set"], (data / row["file"]).resolve(), *GROUPS[row["set"]]])
-    trained = train_pfs(str(manifest), str(work / "default"), folds=6, top_k=16, regenerator_steps=400, cache=".mdmf/tokens", device="cpu")
+    trained = train_pfs(
+        str(manifest), str(work / "default"), folds=6, top_k=16, regenerator_steps=400, cache=".mdmf/tokens", device="cpu"
+    )
     shutil.rmtree(target, ignore_errors=True)
     shutil.move(work / "default", target)
     card = json.loads((target / "scorer.json").read_text())

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from safetensors.torch import load as load_tensors
 
 from mdmf_core.errors import ArtifactError, LabelError, MdmfError
-from mdmf_core.evaluation import Control, Figure, no_overlap, same_scores, shuffled_labels, table
+from mdmf_core.evaluation import Control, Figure, markdown, no_overlap, same_scores, shuffled_labels, table
 from mdmf_core.labelled import MIN_IMAGES, LabelledImage
 from mdmf_core.metrics import auroc, tpr_at_fpr
 from mdmf_core.peers import PEERS, LinearModel, vote
@@ -26,7 +26,6 @@ from tasks.labelled import list_labelled
 from tasks.plots import robustness_plot, table_plot
 from tasks.scorers import load_kit, scorer_file
 from tasks.tokens import TokenCache, chunked
-from tasks.training import markdown
 from tasks.training_data import image_tokens
 
 HEADLINE = "jpeg-90"

@@ -3,6 +3,7 @@
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from mdmf_core.labelled import require_classes
 from tasks.banks import require_new
 from tasks.evaluation import Evaluated, EvaluateSettings, evaluate
 from tasks.labelled import read_listing, write_listing
@@ -15,6 +16,7 @@ def plan(settings: EvaluateSettings) -> tuple[str, int]:
     require_new(settings.out, settings.storage_block)
     settings.kit()
     images = settings.images()
+    require_classes(images)
     return write_listing(settings.cache, images), len(chunked(images))
 
 

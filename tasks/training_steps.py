@@ -8,7 +8,8 @@ from mdmf_core.labelled import deal_folds
 from tasks.banks import require_new
 from tasks.labelled import read_listing, write_listing
 from tasks.tokens import chunked
-from tasks.training import Trained, train
+from tasks.training import train
+from tasks.training_card import Trained
 from tasks.training_data import TrainSettings
 
 

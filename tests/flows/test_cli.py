@@ -31,7 +31,9 @@ def warehouse(curate, tmp_path) -> Path:
     return tmp_path / "warehouse.duckdb"
 
 
-@pytest.mark.parametrize("command", [(), ("curate",), ("sql",), ("doctor",), ("demo",), ("report",), ("bank", "build")])
+@pytest.mark.parametrize(
+    "command", [(), ("curate",), ("sql",), ("doctor",), ("demo",), ("report",), ("bank", "build"), ("train",), ("evaluate",)]
+)
 def test_help_of_every_command(command):
     status, text = mdmf(*command, "--help")
     assert status == 0
@@ -54,6 +56,16 @@ def test_errors_are_one_sentence_and_status_1(tmp_path):
         status, text = mdmf(*command)
         assert status == 1
         assert "error:" in text
+
+
+def test_sets_that_cannot_be_learned_from_are_one_sentence(prefect_server, tmp_path):
+    (tmp_path / "real" / "a").mkdir(parents=True)
+    (tmp_path / "real" / "a" / "1.jpg").write_bytes(b"")
+    for command in ("train", "evaluate"):
+        status, text = mdmf(command, tmp_path, "--out", tmp_path / "out", "--cache", tmp_path / "cache")
+        assert status == 1
+        assert "at least 20" in text.replace("\n", " ")
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_source_that_is_not_there_ends_the_command_without_a_warehouse(tmp_path):
