@@ -143,7 +143,12 @@ class TokenCache:
                 continue
             path = self.path(chunk, condition)
             with safe_open(path, "pt") as file:
-                facts = tuple(ImageFacts(**entry) for entry in json.loads(file.metadata()["images"]))
+                found = json.loads(file.metadata()["images"])
+            # Group and domain are the listing's to say: they may change while the tokens do not.
+            facts = tuple(
+                ImageFacts(**entry | {"group": image.group, "domain": image.domain})
+                for entry, image in zip(found, chunk, strict=True)
+            )
             tensors = load_file(path)
             yield ChunkTokens(facts, tensors["tokens"], tensors["counts"], tensors["embeddings"])
 

@@ -1,6 +1,7 @@
 """The token cache: one file per chunk and condition, resumed, invalidated by what it depends on."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,15 @@ def test_a_full_cache_computes_nothing_and_a_torn_one_only_what_is_missing(folde
     assert [cache.fill(chunk, CONDITIONS, None) for chunk in chunks] == [0, 0]
     os.remove(cache.path(chunks[0], "jpeg-90"))
     assert [cache.fill(chunk, CONDITIONS, None) for chunk in chunks] == [1, 0]
+
+
+def test_groups_and_domains_are_those_of_the_listing_not_of_the_cache(folder):
+    chunk = chunked(list_labelled(str(folder), "val", None, None))[0]
+    cache = cache_of(folder)
+    cache.fill(chunk, ["stored"], None)
+    renamed = tuple(replace(image, group="other", domain="art") for image in chunk)
+    assert cache.fill(renamed, ["stored"], None) == 0
+    assert {(f.group, f.domain) for f in next(cache.read([renamed], "stored")).facts} == {("other", "art")}
 
 
 def test_random_conditions_depend_on_the_seed_and_fixed_ones_do_not(folder):
