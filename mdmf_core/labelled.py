@@ -52,9 +52,9 @@ def label_of(path: str, part: str) -> tuple[bool, str] | None:
 
 
 def check_labelled(
-    images: Sequence[LabelledImage], sha256s: Sequence[str], formats: Sequence[str], split_formats: bool
+    generated: Sequence[bool], groups: Sequence[str], sha256s: Sequence[str], formats: Sequence[str], split_formats: bool
 ) -> None:
-    """Refuses sets from which only a shortcut could be learned.
+    """Refuses sets of usable images from which only a shortcut could be learned.
 
     Args:
         split_formats: accept that no file format occurs in both classes.
@@ -62,18 +62,18 @@ def check_labelled(
     Raises:
         LabelError: too few images of a class, one image in two groups, or formats that tell the classes apart.
     """
-    require_classes(images)
+    require_classes(generated)
     places: dict[str, set[tuple[bool, str]]] = defaultdict(set)
-    for image, digest in zip(images, sha256s, strict=True):
-        places[digest].add((image.generated, image.group))
+    for made, group, digest in zip(generated, groups, sha256s, strict=True):
+        places[digest].add((made, group))
     shared = {digest: sorted(found) for digest, found in places.items() if len(found) > 1}
     if shared:
         digest, found = min(shared.items())
-        names = " and ".join(f"{'generated' if generated else 'real'}/{group}" for generated, group in found)
+        names = " and ".join(f"{'generated' if made else 'real'}/{group}" for made, group in found)
         raise LabelError(
             f"{len(shared)} images are in more than one group, so no split by group is clean; first: {names} both hold {digest}"
         )
-    seen = {label: {f for i, f in zip(images, formats, strict=True) if i.generated is label} for label in (False, True)}
+    seen = {label: {f for made, f in zip(generated, formats, strict=True) if made is label} for label in (False, True)}
     if not seen[False] & seen[True] and not split_formats:
         raise LabelError(
             f"every real image is {', '.join(sorted(seen[False]))} and every generated one {', '.join(sorted(seen[True]))}: "
@@ -82,12 +82,12 @@ def check_labelled(
         )
 
 
-def require_classes(images: Sequence[LabelledImage]) -> None:
+def require_classes(generated: Sequence[bool]) -> None:
     """Raises LabelError when a class has fewer than 20 images."""
-    counts = Counter(image.generated for image in images)
-    for generated, name in ((False, "real"), (True, "generated")):
-        if counts[generated] < MIN_IMAGES:
-            raise LabelError(f"{counts[generated]} {name} images; at least {MIN_IMAGES} of each class are needed")
+    counts = Counter(generated)
+    for label, name in ((False, "real"), (True, "generated")):
+        if counts[label] < MIN_IMAGES:
+            raise LabelError(f"{counts[label]} usable {name} images; at least {MIN_IMAGES} of each class are needed")
 
 
 def deal_folds(images: Sequence[LabelledImage], folds: int, seed: int) -> Mapping[tuple[bool, str], int]:
@@ -100,7 +100,7 @@ def deal_folds(images: Sequence[LabelledImage], folds: int, seed: int) -> Mappin
     """
     if folds < MIN_FOLDS:
         raise LabelError(f"at least {MIN_FOLDS} folds are needed (to train, to choose and to report), got {folds}")
-    require_classes(images)
+    require_classes([image.generated for image in images])
     sizes = Counter((image.generated, image.group) for image in images)
     given: dict[tuple[bool, str], set[int]] = defaultdict(set)
     for image in images:

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
@@ -232,11 +232,8 @@ def _page(
     controls: Sequence[Control],
     settings: EvaluateSettings,
 ) -> str:
-    row: Callable[[str, object], str] = lambda name, value: f"| {name} | {value} |"  # noqa: E731
-    parts = [f"# Evaluation of `{settings.scorer}` on `{settings.source}`\n"]
-    parts.append(
-        "\n".join(["| | |", "|---|---|", *(row(k, record[k]) for k in ("scorer_id", "bank_id", "images", "code_version"))])
-    )
+    parts = [f"# Evaluation of `{settings.scorer}` on `{settings.source}`\n", "| | |\n|---|---|"]
+    parts += [f"| {name} | {record[name]} |" for name in ("scorer_id", "bank_id", "images", "code_version")]
     parts.append("\n## Controls\n")
     parts += [f"* {'holds' if c.holds else '**BROKEN**'}: {c.name}: {c.detail}" for c in controls]
     parts.append(

@@ -16,7 +16,7 @@ def plan(settings: EvaluateSettings) -> tuple[str, int]:
     require_new(settings.out, settings.storage_block)
     settings.kit()
     images = settings.images()
-    require_classes(images)
+    require_classes([image.generated for image in images])
     return write_listing(settings.cache, images), len(chunked(images))
 
 

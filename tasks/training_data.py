@@ -92,12 +92,15 @@ def load(settings: TrainSettings, images: Sequence[LabelledImage], cache: TokenC
     by_group = deal_folds(images, settings.folds, settings.seed)
     loaded = {name: list(cache.read(chunks, name)) for name in CONDITIONS}
     facts = [entry for chunk in loaded["stored"] for entry in chunk.facts]
-    check_labelled(images, [f.sha256 for f in facts], [f.format for f in facts], settings.accept_split_formats)
     # An image counts only if it has crops under every condition; the first of several copies in a group stands for all.
     usable = np.logical_and.reduce([np.concatenate([c.counts.numpy() for c in found]) > 0 for found in loaded.values()])
-    first = {f.sha256: at for at, f in reversed(list(enumerate(facts)))}
-    usable &= np.array([first[f.sha256] == at for at, f in enumerate(facts)])
+    first = {(f.generated, f.group, f.sha256): at for at, f in reversed(list(enumerate(facts)))}
+    usable &= np.array([first[f.generated, f.group, f.sha256] == at for at, f in enumerate(facts)])
     kept = tuple(f for f, keep in zip(facts, usable, strict=True) if keep)
+    check_labelled(
+        [f.generated for f in kept], [f.group for f in kept], [f.sha256 for f in kept], [f.format for f in kept],
+        settings.accept_split_formats,
+    )  # fmt: skip
     group_ids = {name: number for number, name in enumerate(sorted({f.group for f in kept}))}
     parts: list[tuple[torch.Tensor, torch.Tensor, int, ImageFacts]] = []
     for condition in settings.conditions()[len(CONDITIONS) :]:

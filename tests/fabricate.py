@@ -52,3 +52,23 @@ def write_shard(path: Path, seeds: range, extra: dict[str, bytes] | None = None)
     files |= extra or {}
     path.with_name(f"{path.stem}_stats.json").write_text(json.dumps({"successes": len(seeds)}))
     return write_tar(path, files)
+
+
+def generated(seed: int, format: str = "JPEG") -> bytes:
+    """A picture as an upsampler leaves it: detail of half the resolution, and a faint checkerboard."""
+    small = photo(seed, 128, 120).resize((256, 240), Image.Resampling.NEAREST)
+    board = 6 * ((np.indices((240, 256)).sum(0) % 2) * 2 - 1)[:, :, None]
+    buffer = io.BytesIO()
+    Image.fromarray((np.asarray(small) + board).clip(0, 255).astype(np.uint8)).save(buffer, format)
+    return buffer.getvalue()
+
+
+def write_labelled(folder: Path, groups: str = "abc", images: int = 14) -> Path:
+    """``real/<source>`` and ``generated/<generator>`` with some images each."""
+    for number, group in enumerate(groups):
+        for label in ("real", "generated"):
+            (folder / label / group).mkdir(parents=True)
+        for seed in range(100 * number, 100 * number + images):
+            (folder / "real" / group / f"{seed}.jpg").write_bytes(encoded(seed))
+            (folder / "generated" / group / f"{seed}.jpg").write_bytes(generated(5000 + seed))
+    return folder

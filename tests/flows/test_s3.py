@@ -11,12 +11,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import s3fs
-from fabricate import CONTENT, write_shard
+from fabricate import CONTENT, write_labelled, write_shard
 from prefect.blocks.system import Secret
 
-from mdmf_core.errors import SourceError
+from mdmf_core.errors import MdmfError, SourceError
 from tasks.banks import build
-from tasks.scorers import load_scorer
+from tasks.scorers import load_kit, load_scorer
 from tasks.shards import list_shards
 from tasks.storage import _block_options
 from tasks.warehouse import query
@@ -108,3 +108,17 @@ def test_wrong_bucket_and_wrong_secret_are_one_clear_sentence(signed_in, monkeyp
     s3fs.S3FileSystem.clear_instance_cache()
     with pytest.raises(SourceError, match=r"s3://corpus"):
         list_shards("s3://corpus/00000.tar", 1000)
+
+
+def test_training_reads_from_s3_and_publishes_there(prefect_server, signed_in, tmp_path):
+    from flows.train import train_pfs
+
+    write_labelled(signed_in / "labelled", images=8)
+    arguments = {"objectives": ("closed-form",), "variants": 1, "regenerated_variants": 0, "points": 50, "device": "cpu"}
+    there = train_pfs("s3://corpus/labelled", "s3://corpus/scorers/mine", cache=str(tmp_path / "a"), **arguments)
+    here = train_pfs(str(signed_in / "labelled"), str(tmp_path / "mine"), cache=str(tmp_path / "b"), **arguments)
+    assert there.scorer_id == here.scorer_id
+    kit = load_kit("s3://corpus/scorers/mine", "default", "cpu", 8, 1)
+    assert kit.scorer.scorer_id == there.scorer_id
+    with pytest.raises(MdmfError, match="exists"):
+        train_pfs("s3://corpus/labelled", "s3://corpus/scorers/mine", cache=str(tmp_path / "a"), **arguments)

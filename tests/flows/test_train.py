@@ -1,15 +1,16 @@
 """Train, curate with what was trained, evaluate: as a user does, on images that are made here."""
 
-import io
 import json
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import duckdb
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from fabricate import encoded, photo, write_shard
+from fabricate import encoded, generated, write_labelled, write_shard
 from PIL import Image
 
 from mdmf_core.errors import ArtifactError, LabelError, MdmfError
@@ -19,25 +20,9 @@ ARMS = ("none", "closed-form", "mmd-d", "mmd-mp", "bce")
 SMALL = {"variants": 1, "regenerated_variants": 0, "seeds": 2, "steps_per_arm": 10, "points": 50, "device": "cpu"}
 
 
-def generated(seed: int, format: str = "JPEG") -> bytes:
-    """A picture as an upsampler leaves it: detail of half the resolution, and a faint checkerboard."""
-    small = photo(seed, 128, 120).resize((256, 240), Image.Resampling.NEAREST)
-    board = 6 * ((np.indices((240, 256)).sum(0) % 2) * 2 - 1)[:, :, None]
-    buffer = io.BytesIO()
-    Image.fromarray((np.asarray(small) + board).clip(0, 255).astype(np.uint8)).save(buffer, format)
-    return buffer.getvalue()
-
-
 @pytest.fixture(scope="session")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("labelled")
-    for number, group in enumerate(("a", "b", "c")):
-        (folder / "real" / group).mkdir(parents=True)
-        (folder / "generated" / group).mkdir(parents=True)
-        for seed in range(100 * number, 100 * number + 14):
-            (folder / "real" / group / f"{seed}.jpg").write_bytes(encoded(seed))
-            (folder / "generated" / group / f"{seed}.jpg").write_bytes(generated(5000 + seed))
-    return folder
+    return write_labelled(tmp_path_factory.mktemp("labelled"))
 
 
 @pytest.fixture(scope="session")
@@ -160,3 +145,24 @@ def test_sets_from_which_nothing_honest_follows_are_refused_before_any_pass(labe
 def test_a_bare_backbone_has_no_bank():
     with pytest.raises(ArtifactError, match="backbone without a bank"):
         load_kit("forensic", "default", "cpu", 8, 1)
+
+
+def test_a_killed_run_goes_on_where_it_stopped(trained, labelled, tmp_path):
+    command = [
+        sys.executable, "-m", "mdmf_cli.main", "train", str(labelled), "--out", str(tmp_path / trained.name), "--device", "cpu",
+        "--cache", str(tmp_path / "cache"), "--variants", "1", "--regenerated-variants", "0", "--seeds", "2", "--steps", "10",
+        "--points", "50",
+    ]  # fmt: skip
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (found := list((tmp_path / "cache").rglob("*.safetensors"))):
+        assert killed.poll() is None, "the run ended before any token was kept"
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    assert not (tmp_path / trained.name).exists()
+    kept = {path: path.stat().st_mtime_ns for path in found}
+    subprocess.run(command, check=True, capture_output=True)
+    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in kept.items())
+    # Top-k is the command line's own default in both: the same settings give the same scorer.
+    undisturbed = json.loads((trained / "scorer.json").read_text())["scorer_id"]
+    assert json.loads((tmp_path / trained.name / "scorer.json").read_text())["scorer_id"] == undisturbed
