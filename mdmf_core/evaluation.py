@@ -100,8 +100,13 @@ def markdown(figures: Sequence[Figure]) -> str:
         "|---|---:|---:|---:|---|---:|---:|---:|",
     ]
     lines += [
-        f"| {f.name} | {f.generated} | {f.real} | {f.auroc:.3f} | {f.low:.3f} to {f.high:.3f} | "
+        f"| {_cell(f.name)} | {f.generated} | {f.real} | {f.auroc:.3f} | {f.low:.3f} to {f.high:.3f} | "
         f"{f.average_precision:.3f} ({f.prevalence:.2f}) | {f.tpr_at_1:.3f} | {f.tpr_at_5:.3f} |"
         for f in figures
     ]
     return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    """A folder's name as a table cell: it may hold anything."""
+    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mdmf_core.evaluation import figure, no_overlap, per_generator, same_scores, shuffled_labels, table
+from mdmf_core.evaluation import figure, markdown, no_overlap, per_generator, same_scores, shuffled_labels, table
 
 RANDOM = np.random.default_rng(0)
 REAL, A, B = RANDOM.normal(0, 1, 200), RANDOM.normal(3, 1, 60), RANDOM.normal(0, 1, 40)
@@ -43,6 +43,12 @@ def test_shuffled_labels_hold_for_any_scores_and_break_when_scores_know_the_shuf
     assert shuffled_labels(SCORES, MADE).holds
     leaked = np.random.default_rng(0).permutation(np.array(MADE)).astype(float)
     assert not shuffled_labels(leaked, MADE).holds
+
+
+def test_a_hostile_name_stays_in_its_cell():
+    rows = markdown([figure("a|b\n<script>", A, REAL)]).splitlines()
+    assert len(rows) == 3
+    assert rows[2].startswith("| a\\|b &lt;script> | 60 | 200 |")
 
 
 def test_overlap_is_counted():
