@@ -129,3 +129,21 @@ def deal_folds(images: Sequence[LabelledImage], folds: int, seed: int) -> Mappin
         if empty:
             raise LabelError(f"fold {empty[0]} holds none of the {name}; every fold needs one")
     return dealt
+
+
+def deal_roles(images: Sequence[tuple[bool, str, str]]) -> list[str]:
+    """pfs, bank or calibrate for (generated, group, sha256) of every image.
+
+    Of each real source half trains the PFS, a quarter fills the bank and a quarter calibrates, in the order of their sha256;
+    generated images are all for the PFS.
+    """
+    found = ["pfs"] * len(images)
+    sources: dict[str, list[int]] = defaultdict(list)
+    for at, (generated, group, _) in enumerate(images):
+        if not generated:
+            sources[group].append(at)
+    for members in sources.values():
+        ordered = sorted(members, key=lambda at: images[at][2])
+        for rank, at in enumerate(ordered):
+            found[at] = ("pfs", "pfs", "bank", "calibrate")[rank * 4 // len(ordered)]
+    return found

@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel
 
 from mdmf_core.errors import LabelError
-from mdmf_core.labelled import LabelledImage, check_labelled, deal_folds
+from mdmf_core.labelled import LabelledImage, check_labelled, deal_folds, deal_roles
 from mdmf_core.selection import Fold, ImageTokens
 from mdmf_core.training import GENERATED, REAL, REGENERATED, TrainingTokens
 from tasks.labelled import list_labelled
@@ -18,7 +18,6 @@ from tasks.tokens import ChunkTokens, ImageFacts, TokenCache, chunked, load_rege
 
 HEADLINE = "jpeg-90"  # both classes re-encoded alike: what every choice and every headline figure is made on
 CONDITIONS = ("stored", HEADLINE, "jpeg-70")
-_ROLES = ((50, "pfs"), (75, "bank"), (100, "calibrate"))  # of real images in training groups, by their sha256
 
 
 class TrainSettings(BaseModel):
@@ -81,12 +80,6 @@ class TrainingData:
     excluded: int
 
 
-def role_of(sha256: str, generated: bool) -> str:
-    """pfs, bank or calibrate; generated images are all pfs. By the image's bytes, so that copies stay together."""
-    draw = int(sha256[:8], 16) % 100
-    return "pfs" if generated else next(name for below, name in _ROLES if draw < below)
-
-
 def load(settings: TrainSettings, images: Sequence[LabelledImage], cache: TokenCache) -> TrainingData:
     chunks = chunked(images)
     by_group = deal_folds(images, settings.folds, settings.seed)
@@ -101,6 +94,7 @@ def load(settings: TrainSettings, images: Sequence[LabelledImage], cache: TokenC
         [f.generated for f in kept], [f.group for f in kept], [f.sha256 for f in kept], [f.format for f in kept],
         settings.accept_split_formats,
     )  # fmt: skip
+    roles = dict(zip([f.sha256 for f in kept], deal_roles([(f.generated, f.group, f.sha256) for f in kept]), strict=True))
     group_ids = {name: number for number, name in enumerate(sorted({f.group for f in kept}))}
     parts: list[tuple[torch.Tensor, torch.Tensor, int, ImageFacts]] = []
     for condition in settings.conditions()[len(CONDITIONS) :]:
@@ -124,11 +118,11 @@ def load(settings: TrainSettings, images: Sequence[LabelledImage], cache: TokenC
     return TrainingData(
         rows=rows,
         row_fold=per_crop([by_group[entry.generated, entry.group] for *_, entry in parts]),
-        row_role=per_crop([role_of(entry.sha256, entry.generated) for *_, entry in parts]),
+        row_role=per_crop([roles.get(entry.sha256, "none") for *_, entry in parts]),
         row_embeddings=torch.cat([embeddings for _, embeddings, *_ in parts]).float().numpy(),
         images={name: image_tokens(found, usable) for name, found in loaded.items()},
         fold=np.array([by_group[f.generated, f.group] for f in kept]),
-        role=np.array([role_of(f.sha256, f.generated) for f in kept]),
+        role=np.array([roles[f.sha256] for f in kept]),
         facts=kept,
         excluded=len(facts) - len(kept),
     )
@@ -160,6 +154,12 @@ def image_tokens(chunks: Sequence[ChunkTokens], usable: np.ndarray) -> ImageToke
 def fold_of(data: TrainingData, number: int, folds: int) -> Fold:
     validate = (number + 1) % folds
     seen = ~np.isin(data.fold, (number, validate))
+    counts = {role: int((seen & (data.role == role)).sum()) for role in ("bank", "calibrate")}
+    if min(counts.values()) < 2:
+        raise LabelError(
+            f"training sources of fold {number + 1} hold {counts['bank']} images for the bank and {counts['calibrate']} for "
+            "calibration; at least 2 of each are needed, so 8 real images of a source at the very least"
+        )
     bank = data.images["stored"].subset(seen & (data.role == "bank"))
     rows = ~np.isin(data.row_fold, (number, validate)) & (data.row_role == "pfs")
     return Fold(

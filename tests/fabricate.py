@@ -63,7 +63,7 @@ def generated(seed: int, format: str = "JPEG") -> bytes:
     return buffer.getvalue()
 
 
-def write_labelled(folder: Path, groups: str = "abc", images: int = 14) -> Path:
+def write_labelled(folder: Path, groups: str = "abc", images: int = 16) -> Path:
     """``real/<source>`` and ``generated/<generator>`` with some images each."""
     for number, group in enumerate(groups):
         for label in ("real", "generated"):

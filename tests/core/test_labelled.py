@@ -3,7 +3,7 @@
 import pytest
 
 from mdmf_core.errors import LabelError
-from mdmf_core.labelled import LabelledImage, check_labelled, deal_folds, label_of
+from mdmf_core.labelled import LabelledImage, check_labelled, deal_folds, deal_roles, label_of
 
 
 def images(**groups: int) -> list[LabelledImage]:
@@ -92,3 +92,14 @@ def test_formats_that_tell_the_classes_apart_are_refused_unless_accepted():
         check(found, digests, formats)
     check(found, digests, formats, split_formats=True)
     check(found, digests, ["JPEG"] * 21 + ["PNG"] * 19)
+
+
+def test_roles_are_exact_shares_of_every_real_source_and_follow_the_bytes():
+    found = [(False, group, f"{n * 7919 % 100:02d}{group}") for group in "ab" for n in range(20)] + [(True, "g", "x")]
+    roles = deal_roles(found)
+    for group in "ab":
+        own = [role for role, (made, name, _) in zip(roles, found, strict=True) if name == group and not made]
+        assert sorted(own) == ["bank"] * 5 + ["calibrate"] * 5 + ["pfs"] * 10
+    assert roles[-1] == "pfs"
+    again = dict(zip([i[2] for i in found[::-1]], deal_roles(found[::-1]), strict=True))
+    assert [again[digest] for *_, digest in found] == roles

@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
@@ -24,6 +25,7 @@ from mdmf_core.pfs import PatchSignature
 from mdmf_core.scorers import (
     CARD,
     PRESETS,
+    SEEN,
     TENSORS,
     TimmAddress,
     backbone_scorer,
@@ -188,8 +190,9 @@ def test_bundled_scorer_bank_and_calibration_belong_together():
     calibration = calibration_from_file(read_default(f"bank/{CALIBRATION}"))
     require_match(scorer.scorer_id, bank, calibration)
     assert not {member.sha256 for member in bank.members} & set(calibration.sha256s)
-    held_out = set(json.loads(read_default(CARD))["training"]["held_out"])
-    assert not {member.key.split("/")[1] for member in bank.members} & held_out
+    roles = {row["sha256"]: row["role"] for row in pq.read_table(DEFAULT / SEEN).to_pylist()}
+    assert {roles[member.sha256] for member in bank.members} == {"bank"}
+    assert {roles[sha256] for sha256 in calibration.sha256s} == {"calibrate"}
 
 
 def test_an_image_scores_the_same_in_any_batch():

@@ -118,7 +118,7 @@ def test_training_reads_from_s3_and_publishes_there(prefect_server, signed_in, t
     there = train_pfs("s3://corpus/labelled", "s3://corpus/scorers/mine", cache=str(tmp_path / "a"), **arguments)
     here = train_pfs(str(signed_in / "labelled"), str(tmp_path / "mine"), cache=str(tmp_path / "b"), **arguments)
     assert there.scorer_id == here.scorer_id
-    kit = load_kit("s3://corpus/scorers/mine", "default", "cpu", 8, 1)
+    kit = load_kit("s3://corpus/scorers/mine", "default", "cpu", 8, 1, None)
     assert kit.scorer.scorer_id == there.scorer_id
     with pytest.raises(MdmfError, match="exists"):
         train_pfs("s3://corpus/labelled", "s3://corpus/scorers/mine", cache=str(tmp_path / "a"), **arguments)

@@ -38,7 +38,7 @@ def trained(prefect_server: None, labelled: Path, tmp_path_factory: pytest.TempP
 
 def test_the_card_says_what_was_done_and_what_it_is_worth(trained):
     card = json.loads((trained / "scorer.json").read_text())["training"]
-    assert card["data"]["images"] == 84
+    assert card["data"]["images"] == 96
     assert {g["fold"] for g in card["data"]["groups"]} == {0, 1, 2}
     assert len(card["validation_auroc"]) == 5 * 4
     assert len(card["held_out"]["auroc_mean_by_seed"]) == 2
@@ -122,7 +122,7 @@ def test_evaluate_fails_on_images_that_training_saw_and_can_leave_them_out(train
     from flows.evaluate import evaluate
 
     arguments = {"scorer": str(trained), "grid": ("jpeg-90",), "device": "cpu", "cache": str(tmp_path / "cache")}
-    with pytest.raises(MdmfError, match=r"84 of 84 tested images were seen.*drop_seen"):
+    with pytest.raises(MdmfError, match=r"96 of 96 tested images were seen.*drop_seen"):
         evaluate(str(labelled), str(tmp_path / "out"), **arguments)
     assert "BROKEN" in (tmp_path / "out" / "evaluation.md").read_text()
     record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
@@ -142,9 +142,28 @@ def test_sets_from_which_nothing_honest_follows_are_refused_before_any_pass(labe
     assert not (tmp_path / "out").exists()
 
 
+def test_sources_too_small_for_bank_and_calibration_are_refused_with_what_is_missing(prefect_server, tmp_path):
+    from flows.train import train_pfs
+
+    write_labelled(tmp_path / "few", images=7)
+    with pytest.raises(LabelError, match=r"1 images for the bank and 1 for calibration; at least 2 of each are needed"):
+        train_pfs(str(tmp_path / "few"), str(tmp_path / "out"), objectives=("closed-form",), cache=str(tmp_path / "c"), **SMALL)
+    assert not (tmp_path / "out").exists()
+
+
+def test_classes_that_differ_in_format_are_refused(prefect_server, tmp_path):
+    from flows.train import train_pfs
+
+    write_labelled(tmp_path / "set", images=7)
+    for path in (tmp_path / "set" / "generated").rglob("*.jpg"):
+        path.write_bytes(generated(int(path.stem), "PNG"))
+    with pytest.raises(LabelError, match=r"every real image is JPEG and every generated one PNG"):
+        train_pfs(str(tmp_path / "set"), str(tmp_path / "out"), objectives=("closed-form",), cache=str(tmp_path / "c"), **SMALL)
+
+
 def test_a_bare_backbone_has_no_bank():
     with pytest.raises(ArtifactError, match="backbone without a bank"):
-        load_kit("forensic", "default", "cpu", 8, 1)
+        load_kit("forensic", "default", "cpu", 8, 1, None)
 
 
 def test_a_killed_run_goes_on_where_it_stopped(trained, labelled, tmp_path):
