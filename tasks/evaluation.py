@@ -13,9 +13,9 @@ import torch
 from pydantic import BaseModel
 from safetensors.torch import load as load_tensors
 
-from mdmf_core.errors import ArtifactError, LabelError, MdmfError
+from mdmf_core.errors import ArtifactError, MdmfError
 from mdmf_core.evaluation import Control, Figure, markdown, no_overlap, same_scores, shuffled_labels, table
-from mdmf_core.labelled import MIN_IMAGES, LabelledImage
+from mdmf_core.labelled import MIN_IMAGES, LabelledImage, require_classes
 from mdmf_core.metrics import auroc, tpr_at_fpr
 from mdmf_core.peers import PEERS, LinearModel, vote
 from mdmf_core.scorers import SEEN
@@ -91,13 +91,9 @@ def evaluate(settings: EvaluateSettings, labelled: Sequence[LabelledImage]) -> E
     known = np.array([f.sha256 in seen for f in facts])
     if settings.drop_seen:
         usable &= ~known
+    require_classes([f.generated for f, use in zip(facts, usable.tolist(), strict=True) if use])
     images = {name: image_tokens(found, usable) for name, found in loaded.items()}
     kept = images[HEADLINE]
-    for label, name in ((False, "real"), (True, "generated")):
-        if (kept.generated == label).sum() < MIN_IMAGES:
-            raise LabelError(
-                f"{int((kept.generated == label).sum())} {name} images to measure on; at least {MIN_IMAGES} are needed"
-            )
     scores = {name: _scores(kit, tokens) for name, tokens in images.items()}
     peers = _peers(settings, kept, kit.scorer.statistic.k)
     overlap = seen & set(kept.sha256s.tolist())

@@ -127,7 +127,7 @@ def test_evaluate_fails_on_images_that_training_saw_and_can_leave_them_out(train
     assert "BROKEN" in (tmp_path / "out" / "evaluation.md").read_text()
     record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert all(name.endswith("groups seen in training") for name in record["tables"])
-    with pytest.raises(LabelError, match="0 real images to measure on"):
+    with pytest.raises(LabelError, match="0 usable real images"):
         evaluate(str(labelled), str(tmp_path / "out2"), drop_seen=True, **arguments)
 
 
@@ -146,7 +146,7 @@ def test_sources_too_small_for_bank_and_calibration_are_refused_with_what_is_mis
     from flows.train import train_pfs
 
     write_labelled(tmp_path / "few", images=7)
-    with pytest.raises(LabelError, match=r"1 images for the bank and 1 for calibration; at least 2 of each are needed"):
+    with pytest.raises(LabelError, match=r"2 images for the bank and 1 for calibration; at least 2 of each are needed"):
         train_pfs(str(tmp_path / "few"), str(tmp_path / "out"), objectives=("closed-form",), cache=str(tmp_path / "c"), **SMALL)
     assert not (tmp_path / "out").exists()
 
