@@ -57,7 +57,7 @@ def _run_deployment(prefect: LocalPrefect, step: Callable[[str], None]) -> None:
     follower = threading.Thread(target=_follow, args=(log, finished, step), daemon=True)
     follower.start()
     try:
-        prefect.run("deployment", "run", _DEPLOYMENT, "--watch", "--watch-interval", "1")
+        prefect.run("deployment", "run", _DEPLOYMENT, "--param", "promote=true", "--watch", "--watch-interval", "1")
     except MdmfError as error:
         raise MdmfError(f"the run failed; the worker's log is {log}\n{error}") from error
     finally:

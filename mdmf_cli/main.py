@@ -1,5 +1,6 @@
 """`mdmf`: every command of the project."""
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -126,8 +127,14 @@ def print_rows(rows: list[dict[Any, Any]], columns: list[str]) -> None:
         numeric = bool(rows) and isinstance(rows[0][name], int | float)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(_escaped(f"{row[name]:.4f}" if isinstance(row[name], float) else str(row[name])) for name in columns))
+        table.add_row(*(_escaped(_cell(row[name])) for name in columns))
     console.print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):  # pandas has nan for NULL in columns of text
+        return ""
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 @app.command()
