@@ -114,7 +114,8 @@ def test_evaluate_reports_unseen_groups_apart_with_peers_and_controls(trained, l
     }
     assert [row["condition"] for row in record["robustness"]] == ["jpeg-90", "stored", "jpeg-70", "blur-1"]
     for plot in ("generators.png", "robustness.png"):
-        assert Image.open(tmp_path / "out" / plot).size[0] > 300
+        with Image.open(tmp_path / "out" / plot) as image:
+            assert image.size[0] > 300
     assert "| new | 20 | 40 |" in (tmp_path / "out" / "evaluation.md").read_text()
 
 
