@@ -49,6 +49,8 @@ def curate(
     warehouse: str = "warehouse.duckdb",
     scorer: str = "default",
     bank: str = "default",
+    calibration: str | None = None,
+    keep_signatures: Annotated[float, Field(ge=0, le=1)] = 0.0,
     shards_per_task: Annotated[int, Field(ge=1)] = 4,
     images_per_slice: Annotated[int, Field(ge=1)] = 1000,
     max_shards: Annotated[int, Field(ge=1)] | None = None,
@@ -64,7 +66,9 @@ def curate(
         source: tar or parquet shards by path, brace range ({00000..00099}.tar) or glob, or a folder; local or s3://.
         warehouse: path of the DuckDB file; made if it is not there.
         scorer: `default`, a scorer directory, or `timm:MODEL?weights=FILE` (see docs).
-        bank: `default` or a bank directory that was built with the scorer.
+        bank: `default`, a bank directory that was built with the scorer, or `name@3`, `name`, `@alias` in the registry.
+        calibration: number in the registry or file; None = the bank's newest, or the one promoted with the alias.
+        keep_signatures: share of shards whose signatures are kept beside the warehouse, so that `rescore` needs no backbone.
         shards_per_task: shards that are scored by one task and committed together.
         images_per_slice: images that make one shard when the source is a folder of images.
         max_shards: stop after this many shards that are not complete yet; the next run goes on.
@@ -79,10 +83,10 @@ def curate(
     """
     run_id = str(runtime.flow_run.id or uuid.uuid4())
     settings = CurateSettings(
-        source=source, warehouse=warehouse, scorer=scorer, bank=bank, shards_per_task=shards_per_task,
-        images_per_slice=images_per_slice, max_shards=max_shards, batch_images=batch_images,
+        source=source, warehouse=warehouse, scorer=scorer, bank=bank, calibration=calibration, keep_signatures=keep_signatures,
+        shards_per_task=shards_per_task, images_per_slice=images_per_slice, max_shards=max_shards, batch_images=batch_images,
         decode_threads=decode_threads, device=device, storage_block=storage_block, promote=promote,
-    )  # fmt: skip
+    ).resolved()  # fmt: skip
     plan = steps.plan(settings, run_id)
     with _run_closed(settings, run_id) as failures:
         futures = [steps.score_group.submit(settings, plan.path, group, run_id) for group in range(plan.groups)]

@@ -80,7 +80,7 @@ def _follow(log: Path, finished: threading.Event, step: Callable[[str], None]) -
 
 def show_results(console: Console, root: Path) -> None:
     """Prints the accounting, both ends of the ranking with their SQL, and how well the score did on the labels."""
-    from mdmf_cli.main import print_rows
+    from mdmf_cli.console import print_rows
 
     warehouse = str(root / _WAREHOUSE)
     shards = f"WHERE url LIKE '{str(root).replace(chr(39), chr(39) * 2)}/samples/laion-mini/%'"

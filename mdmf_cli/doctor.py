@@ -32,8 +32,8 @@ def examine(
         kit = load_kit(scorer, bank, device, 1, 1, storage_block)
         return (
             f"scorer {kit.scorer.name} {kit.scorer.scorer_id[:16]} on {device_label(kit.scorer)}; bank {kit.bank.name} "
-            f"{kit.bank.bank_id[:16]}, {len(kit.bank.members)} images, {len(kit.bank.points)} points; calibration "
-            f"{kit.calibration.calibration_id[:16]}, {len(kit.calibration.scores)} images, budgets from "
+            f"{kit.bank.bank_id[:16]}, {len(kit.bank.members)} images, {kit.bank.points} points; calibration "
+            f"{kit.calibration.calibration_id[:16]}, {kit.calibration.images} images, budgets from "
             f"{kit.calibration.smallest_budget:.4f}"
         )
 

@@ -1,9 +1,6 @@
 """`mdmf`: every command of the project."""
 
-import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -12,9 +9,9 @@ os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from mdmf_cli.bank import bank_app
+from mdmf_cli.console import Block, Device, ScorerOption, Warehouse, console, plain_errors, print_rows
 from mdmf_core.errors import MdmfError
 
 app = typer.Typer(
@@ -22,15 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-bank_app = typer.Typer(help="Reference banks: sets of real images that others are compared with.", no_args_is_help=True)
 app.add_typer(bank_app, name="bank")
-console = Console()
-errors = Console(stderr=True)
-
-Warehouse = Annotated[str, typer.Option(help="The DuckDB file that holds the results.")]
-ScorerOption = Annotated[str, typer.Option(help="default, a scorer directory, or timm:MODEL?weights=FILE.safetensors")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
-Block = Annotated[str | None, typer.Option(help="Prefect Secret block with fsspec options, in place of the AWS variables.")]
 
 
 class Format(StrEnum):
@@ -44,20 +33,6 @@ class Part(StrEnum):
     val = "val"
 
 
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Errors that are the user's to mend end in one sentence and status 1, without a traceback."""
-    try:
-        yield
-    except (MdmfError, ValueError) as error:
-        errors.print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")
-
-
 @app.command()
 def curate(
     source: Annotated[
@@ -65,7 +40,13 @@ def curate(
     ],
     warehouse: Warehouse = "warehouse.duckdb",
     scorer: ScorerOption = "default",
-    bank: Annotated[str, typer.Option(help="default, or a bank directory built with the scorer.")] = "default",
+    bank: Annotated[str, typer.Option(help="default, a bank directory, or name@3, name, @alias in the registry.")] = "default",
+    calibration: Annotated[
+        str | None, typer.Option(help="Number in the registry, or a file; the bank's own by default.")
+    ] = None,
+    keep_signatures: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of shards whose signatures are kept, so that rescore needs no backbone.")
+    ] = 0.0,
     shards_per_task: Annotated[int, typer.Option(min=1, help="Shards scored and committed together.")] = 4,
     images_per_slice: Annotated[int, typer.Option(min=1, help="Images per shard when the source is a folder.")] = 1000,
     max_shards: Annotated[int | None, typer.Option(min=1, help="Stop after this many; the next run goes on.")] = None,
@@ -78,10 +59,10 @@ def curate(
     """Score a collection of images: the deployment's flow, in this process. Run it again to go on where it stopped."""
     from flows.curate import curate as flow
 
-    with _plain_errors():
+    with plain_errors():
         result = flow(
-            source=source, warehouse=warehouse, scorer=scorer, bank=bank, shards_per_task=shards_per_task,
-            images_per_slice=images_per_slice, max_shards=max_shards, batch_images=batch_images,
+            source=source, warehouse=warehouse, scorer=scorer, bank=bank, calibration=calibration,
+            keep_signatures=keep_signatures, shards_per_task=shards_per_task, images_per_slice=images_per_slice, max_shards=max_shards, batch_images=batch_images,
             decode_threads=decode_threads, device=device, storage_block=storage_block, promote=promote,
         )  # fmt: skip
     console.print(
@@ -97,6 +78,33 @@ def curate(
 
 
 @app.command()
+def rescore(
+    bank: Annotated[str, typer.Option(help="name@3, name, @alias in the registry, or a bank directory.")] = "@production",
+    warehouse: Warehouse = "warehouse.duckdb",
+    calibration: Annotated[
+        str | None, typer.Option(help="Number in the registry, or a file; the bank's newest by default.")
+    ] = None,
+    scorer: ScorerOption = "default",
+    promote: Annotated[bool, typer.Option(help="Make it the bank that the views show.")] = False,
+    device: Device = "auto",
+    storage_block: Block = None,
+) -> None:
+    """Score again with another bank or calibration, from kept signatures: no image is read, no backbone runs."""
+    from flows.rescore import rescore as flow
+
+    with plain_errors():
+        found = flow(
+            bank=bank, warehouse=warehouse, calibration=calibration, scorer=scorer, promote=promote, device=device,
+            storage_block=storage_block,
+        )  # fmt: skip
+    console.print(
+        f"{found.images} images of {found.shards} shards in {found.seconds:.1f} s; {found.already_complete} shards complete before, "
+        f"{found.without_signatures} without kept signatures (curate those with --bank {bank})",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+@app.command()
 def sql(
     query: Annotated[str, typer.Argument(help='For example "SELECT key, score, p_value FROM flagged(0.05)"')],
     warehouse: Warehouse = "warehouse.duckdb",
@@ -107,7 +115,7 @@ def sql(
 
     from tasks.warehouse import query as ask
 
-    with _plain_errors():
+    with plain_errors():
         try:
             frame = ask(warehouse, query)
         except duckdb.Error as error:
@@ -120,29 +128,12 @@ def sql(
         typer.echo(frame.to_json(orient="records", lines=True, date_format="iso"), nl=False)
 
 
-def print_rows(rows: list[dict[Any, Any]], columns: list[str]) -> None:
-    """A result as a table, numbers to four places."""
-    table = Table(header_style="bold")
-    for name in columns:
-        numeric = bool(rows) and isinstance(rows[0][name], int | float)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(_escaped(_cell(row[name])) for name in columns))
-    console.print(table)
-
-
-def _cell(value: Any) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):  # pandas has nan for NULL in columns of text
-        return ""
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
 @app.command()
 def report(warehouse: Warehouse = "warehouse.duckdb", storage_block: Block = None) -> None:
     """Write the report page again."""
     from tasks.report import write_report
 
-    with _plain_errors():
+    with plain_errors():
         path = write_report(warehouse, warehouse, storage_block)
         if path is None:
             raise MdmfError(f"{warehouse} holds no scored images yet")
@@ -170,7 +161,7 @@ def demo(keep_going: Annotated[bool, typer.Option(help="Leave server and worker 
     """Run the main job end to end on the bundled shards: server, worker, deployment, results. Then stop what was started."""
     from mdmf_cli.demo import run_demo
 
-    with _plain_errors():
+    with plain_errors():
         run_demo(console, keep_going)
 
 
@@ -217,7 +208,7 @@ def train(
         chosen["objectives"] = tuple(objective)
     if statistic:
         chosen["statistics"] = tuple(statistic)
-    with _plain_errors():
+    with plain_errors():
         trained = train_pfs(
             source=source, out=out, backbone=backbone, seeds=seeds, folds=folds, variants=variants,
             regenerated_variants=regenerated_variants, steps_per_arm=steps, points=points, seed=seed,
@@ -251,7 +242,7 @@ def evaluate(
     """Measure a scorer on labelled images: figures per generator, controls, peers, robustness. Status 1 on a broken control."""
     from flows.evaluate import evaluate as flow
 
-    with _plain_errors():
+    with plain_errors():
         found = flow(
             source=source, out=out, scorer=scorer, bank=bank, part=part.value, max_per_group=max_per_group, drop_seen=drop_seen,
             cache=cache, device=device, storage_block=storage_block,
@@ -262,33 +253,6 @@ def evaluate(
     console.print(
         f"{found.images} images, {found.excluded} without a score; see {found.directory}/evaluation.md", soft_wrap=True
     )
-
-
-@bank_app.command("build")
-def bank_build(
-    source: Annotated[str, typer.Argument(help="Images that are known to be real, of the kind that will be scored.")],
-    out: Annotated[str, typer.Option(help="Directory to write; must not exist. Local or s3://")],
-    scorer: ScorerOption = "default",
-    points: Annotated[int, typer.Option(min=2, help="Patches that the bank is compressed to.")] = 1000,
-    max_images: Annotated[int, typer.Option(min=4, help="Images read at most.")] = 2000,
-    domain: Annotated[str, typer.Option(help="What the images are: photo, face, art, ...")] = "photo",
-    device: Device = "auto",
-    storage_block: Block = None,
-) -> None:
-    """Build a bank on half of the images and calibrate it on the other half."""
-    from flows.bank import build_bank
-
-    with _plain_errors():
-        built = build_bank(
-            source=source, directory=out, scorer=scorer, points=points, max_images=max_images, domain=domain, device=device,
-            storage_block=storage_block,
-        )  # fmt: skip
-    console.print(
-        f"{built.directory}: {built.bank_images} images in the bank, {built.points} points, coreset error "
-        f"{built.coreset_error:.4f}; calibrated on {built.calibration_images}, so budgets down to "
-        f"{1 / (built.calibration_images + 1):.4f} can be kept",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -2,40 +2,27 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from scipy.stats import beta
 
 from mdmf_core.banks import Bank
 from mdmf_core.digests import digest_of
+from mdmf_core.domains import Support
 from mdmf_core.errors import ArtifactError
 
 CARD = "calibration.json"
+BUDGETS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 
 
 @dataclass(frozen=True)
-class Support:
-    """The range of the calibration images; an image outside it has a p-value that nothing backs."""
+class CalibrationSlice:
+    """Scores of held-out real images of one slice of a bank."""
 
-    side_min: int  # shorter side, pixels
-    side_max: int  # longer side, pixels
-    quality_min: int  # JPEG
-    lossless: bool  # whether PNG or WebP was calibrated at all
-
-    def covers(self, width: int, height: int, quality: int | None) -> bool:
-        """Whether an image of this size and JPEG quality (None = not a JPEG) lies in the range."""
-        sized = self.side_min <= min(width, height) and max(width, height) <= self.side_max
-        return sized and (self.lossless if quality is None else quality >= self.quality_min)
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Scores of held-out real images of one domain, for one scorer and bank."""
-
-    scorer_id: str
-    bank_id: str
     domain: str
     scores: tuple[float, ...]  # ascending
     support: Support
@@ -46,10 +33,6 @@ class Calibration:
             raise ValueError("a calibration needs at least one real image, and finite scores")
         if list(self.scores) != sorted(self.scores):
             raise ValueError("calibration scores must be sorted, ascending")
-
-    @property
-    def calibration_id(self) -> str:
-        return digest_of(asdict(self))
 
     @property
     def smallest_budget(self) -> float:
@@ -68,9 +51,32 @@ class Calibration:
         result: Float[np.ndarray, " n"] = (1.0 + at_least) / (len(self.scores) + 1.0)
         return result
 
+
+@dataclass(frozen=True)
+class Calibration:
+    """One calibration slice for every slice of a bank, in the bank's order."""
+
+    scorer_id: str
+    bank_id: str
+    slices: tuple[CalibrationSlice, ...]
+
+    @property
+    def calibration_id(self) -> str:
+        return digest_of(asdict(self))
+
+    @property
+    def images(self) -> int:
+        """Real images of all slices together."""
+        return sum(len(part.scores) for part in self.slices)
+
+    @property
+    def smallest_budget(self) -> float:
+        """Of the slice with the most images."""
+        return min(part.smallest_budget for part in self.slices)
+
     def file(self) -> bytes:
         """The calibration as ``calibration.json``."""
-        record = {"calibration_id": self.calibration_id, "images": len(self.scores)} | asdict(self)
+        record = {"calibration_id": self.calibration_id, "images": self.images} | asdict(self)
         return json.dumps(record, indent=1).encode() + b"\n"
 
 
@@ -85,10 +91,10 @@ def calibration_from_file(data: bytes) -> Calibration:
         calibration = Calibration(
             scorer_id=record["scorer_id"],
             bank_id=record["bank_id"],
-            domain=record["domain"],
-            scores=tuple(record["scores"]),
-            support=Support(**record["support"]),
-            sha256s=tuple(record["sha256s"]),
+            slices=tuple(
+                CalibrationSlice(part["domain"], tuple(part["scores"]), _support(part["support"]), tuple(part["sha256s"]))
+                for part in record["slices"]
+            ),
         )
         stated = record["calibration_id"]
     except (KeyError, TypeError, ValueError) as error:
@@ -96,6 +102,44 @@ def calibration_from_file(data: bytes) -> Calibration:
     if calibration.calibration_id != stated:
         raise ArtifactError(f"calibration digests to {calibration.calibration_id}, its card says {stated}")
     return calibration
+
+
+def _support(record: dict[str, Any]) -> Support:
+    resized = record["resized"]
+    return Support(**record | {"resized": None if resized is None else tuple(resized)})
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What asking for a false-positive rate gives: the rule p <= fpr flags a real image at a rate that is Beta distributed."""
+
+    fpr: float
+    rank: int  # floor(fpr (n + 1)): the rule flags what scores above all but rank - 1 of the calibration images
+    low: float  # 90 % range of the realised rate
+    high: float
+    sure_line: float | None  # the p-value line whose realised rate is at most fpr with 95 % confidence; None = n is too small
+
+
+def budget(images: int, fpr: float) -> Budget:
+    """The realised false-positive rate of ``p <= fpr`` over draws of ``images`` calibration images: Beta(k, n + 1 - k).
+
+    Vovk 2012, Conditional validity of inductive conformal predictors. Scores are taken to have no ties.
+
+    Raises:
+        ValueError: a budget outside (0, 1), or one that ``images`` cannot reach, with the number that it takes.
+    """
+    if not 0 < fpr < 1:
+        raise ValueError(f"a false-positive budget lies between 0 and 1, got {fpr}")
+    rank = math.floor(fpr * (images + 1) + 1e-9)
+    if rank < 1:
+        raise ValueError(
+            f"budget {fpr} cannot be kept by {images} calibration images; it takes {math.ceil(1 / fpr - 1e-9) - 1}"
+        )
+    low, high = beta.ppf([0.05, 0.95], rank, images + 1 - rank)
+    ranks = np.arange(1, rank + 1)
+    kept = ranks[beta.cdf(fpr, ranks, images + 1 - ranks) >= 0.95]
+    line = float(kept.max() / (images + 1)) if len(kept) else None
+    return Budget(fpr, rank, float(low), float(high), line)
 
 
 def require_match(scorer_id: str, bank: Bank, calibration: Calibration) -> None:
@@ -107,7 +151,7 @@ def require_match(scorer_id: str, bank: Bank, calibration: Calibration) -> None:
     if bank.scorer_id != scorer_id:
         raise ArtifactError(
             f"bank {bank.name!r} was built with scorer {bank.scorer_id}, but the scorer in use is {scorer_id}. "
-            "Build a bank with this scorer: mdmf bank build SOURCE --scorer ... --out DIR"
+            "Build a bank with this scorer: mdmf bank build SOURCE --scorer ... --name NAME"
         )
     pair = (calibration.scorer_id, calibration.bank_id)
     if pair != (scorer_id, bank.bank_id):
@@ -115,9 +159,12 @@ def require_match(scorer_id: str, bank: Bank, calibration: Calibration) -> None:
             f"the calibration was made for scorer {pair[0]} and bank {pair[1]}, but scorer {scorer_id} and bank "
             f"{bank.bank_id} are in use"
         )
+    names = [part.domain for part in bank.slices], [part.domain for part in calibration.slices]
+    if names[0] != names[1]:
+        raise ArtifactError(f"bank {bank.name!r} has the slices {names[0]}, the calibration {names[1]}")
 
 
-def require_disjoint(bank: Bank, sha256s: tuple[str, ...]) -> None:
+def require_disjoint(bank: Bank, sha256s: Sequence[str]) -> None:
     """Raises ArtifactError when a calibration image is also in the bank: its p-values would be too kind."""
     shared = {member.sha256 for member in bank.members} & set(sha256s)
     if shared:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mdmf_core.kernels import gaussian
@@ -44,6 +44,23 @@ def density(
     return gaussian(points, bank, sigma) @ weights
 
 
+def self_terms(signatures: Float[Tensor, "patches d"], counts: list[int], sigma: float) -> Float[Tensor, " images"]:
+    """Mean kernel between the patches of every image, U-form; the same whatever bank the image is compared with.
+
+    Raises:
+        ValueError: an image with fewer than 2 patches (no U-statistic), or counts that do not add up.
+    """
+    present, sizes = _layout(signatures, counts)
+    padded = signatures.new_zeros(*present.shape, signatures.shape[1], dtype=torch.float64)
+    padded[present] = signatures.double()
+    norms = padded.square().sum(2)
+    squares = norms[:, :, None] + norms[:, None, :] - 2.0 * padded @ padded.transpose(1, 2)
+    kernel = torch.exp(squares.clamp_min(0.0) / (-2.0 * sigma**2))
+    kernel = kernel * (present[:, :, None] & present[:, None, :])
+    trace = kernel.diagonal(dim1=1, dim2=2).sum(1)
+    return (kernel.sum((1, 2)) - trace) / (sizes * (sizes - 1))
+
+
 def patch_terms(
     signatures: Float[Tensor, "patches d"],
     counts: list[int],
@@ -52,40 +69,39 @@ def patch_terms(
     sigma: float,
     bank_term: float,
     k: int,
+    self_term: Float[Tensor, " images"] | None = None,
 ) -> PatchTerms:
     """MMD terms of many images at once; image i owns the next ``counts[i]`` rows of ``signatures``.
 
     mmd2 = self - 2 cross + c_B, with c_B the bank's own constant. Images of different patch counts are padded to the
     longest and masked, so that one batched product serves them all.
 
+    Args:
+        self_term: of ``self_terms``, where the same images are compared with several banks.
+
     Raises:
-        ValueError: an image with fewer than 2 patches (no U-statistic), or counts that do not add up.
+        ValueError: as ``self_terms``.
     """
-    if min(counts) < 2 or sum(counts) != len(signatures):
-        raise ValueError(f"patch counts must be at least 2 and add up to {len(signatures)}, got {counts}")
-    signatures = signatures.double()
-    near = density(signatures, bank.double(), weights.double(), sigma)
-    lengths = torch.tensor(counts, device=signatures.device)
-    longest = int(lengths.max())
-    present = torch.arange(longest, device=signatures.device)[None, :] < lengths[:, None]  # images x longest
-    sizes = lengths.double()
-
-    padded = signatures.new_zeros(len(counts), longest, signatures.shape[1])
-    padded[present] = signatures
-    norms = padded.square().sum(2)
-    squares = norms[:, :, None] + norms[:, None, :] - 2.0 * padded @ padded.transpose(1, 2)
-    kernel = torch.exp(squares.clamp_min(0.0) / (-2.0 * sigma**2))
-    kernel = kernel * (present[:, :, None] & present[:, None, :])
-    trace = kernel.diagonal(dim1=1, dim2=2).sum(1)
-    self_term = (kernel.sum((1, 2)) - trace) / (sizes * (sizes - 1))
-
-    densities = signatures.new_full((len(counts), longest), torch.inf)
+    present, sizes = _layout(signatures, counts)
+    if self_term is None:
+        self_term = self_terms(signatures, counts, sigma)
+    near = density(signatures.double(), bank.double(), weights.double(), sigma)
+    densities = near.new_full(present.shape, torch.inf)
     densities[present] = near
     cross = torch.where(present, densities, 0.0).sum(1) / sizes
     ordered = densities.sort(dim=1)
-    within = torch.arange(longest, device=signatures.device)[None, :] < lengths.clamp_max(k)[:, None]
-    top_k = torch.where(within, ordered.values, 0.0).sum(1) / lengths.clamp_max(k).double()
+    within = torch.arange(present.shape[1], device=near.device)[None, :] < sizes.clamp_max(k)[:, None]
+    top_k = torch.where(within, ordered.values, 0.0).sum(1) / sizes.clamp_max(k)
     return PatchTerms(self_term - 2.0 * cross + bank_term, cross, self_term, top_k, ordered.indices[:, 0])
+
+
+def _layout(
+    signatures: Float[Tensor, "patches d"], counts: list[int]
+) -> tuple[Bool[Tensor, "images longest"], Float[Tensor, " images"]]:
+    if min(counts) < 2 or sum(counts) != len(signatures):
+        raise ValueError(f"patch counts must be at least 2 and add up to {len(signatures)}, got {counts}")
+    lengths = torch.tensor(counts, device=signatures.device)
+    return torch.arange(int(lengths.max()), device=signatures.device)[None, :] < lengths[:, None], lengths.double()
 
 
 def witness(

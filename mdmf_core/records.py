@@ -52,6 +52,16 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageShape:
+    """What decides which real images an image can be compared with."""
+
+    width: int
+    height: int
+    jpeg_quality: int | None  # None = not a JPEG
+    resized: bool | None  # as a sidecar says; None = not said
+
+
+@dataclass(frozen=True, slots=True)
 class DecodedImage:
     """Upright RGB pixels and what the file says about its past."""
 

@@ -5,15 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from mdmf_core.banks import Bank
+from mdmf_core.banks import Bank, domain_of
 from mdmf_core.calibration import Calibration
 from mdmf_core.crops import CropPlan
 from mdmf_core.digests import digest_of, tensors_digest
-from mdmf_core.mmd import PatchTerms, patch_terms
+from mdmf_core.mmd import PatchTerms, patch_terms, self_terms
 from mdmf_core.pfs import PatchSignature
+from mdmf_core.records import ImageShape
 
 ALGORITHM = "mdmf-2"  # raise when a change in this package changes a score
 TERMS = ("mmd2", "cross", "self_term", "top_k")
@@ -51,6 +52,17 @@ class ImageScore:
     top_patch: int
     patches: int
     p_value: float
+    domain: str
+    in_support: bool
+
+
+@dataclass(frozen=True)
+class Signatures:
+    """What is left of images when the backbone has run: all that a bank needs to score them."""
+
+    vectors: Float[Tensor, "patches d"]  # PFS; image i owns the next counts[i] rows
+    counts: list[int]
+    embeddings: Float[Tensor, "images e"]  # mean patch token
 
 
 @dataclass(frozen=True)
@@ -74,39 +86,75 @@ class Scorer:
     scorer_id: str
 
     @torch.inference_mode()
-    def signatures(self, crops: UInt8[np.ndarray, "n 3 size size"]) -> Float[Tensor, "patches d"]:
-        """PFS of every patch of every crop, crop by crop, float32, on the scorer's device."""
-        batch = torch.from_numpy(crops)
+    def extract(self, images: Sequence[UInt8[np.ndarray, "n 3 size size"]]) -> Signatures:
+        """Runs the backbone once over images that are given as their crops; float32, on the scorer's device."""
+        batch = torch.from_numpy(np.concatenate(images))
         if self.device.type == "cuda":
             batch = batch.pin_memory().to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             tokens = self.backbone(batch)
+        per_crop = tokens.shape[1]
+        crops = [len(image) for image in images]
+        means = torch.stack([part.mean(0) for part in torch.split(tokens.float().mean(1), crops)])
         flat: Tensor = tokens.float().flatten(0, 1)
-        return flat if self.signature is None else self.signature(flat)
+        vectors = flat if self.signature is None else self.signature(flat)
+        return Signatures(vectors, [count * per_crop for count in crops], means)
 
     @torch.inference_mode()
-    def terms(self, signatures: Float[Tensor, "patches d"], counts: list[int], bank: Bank) -> PatchTerms:
-        """MMD terms of images that own ``counts`` patches each."""
-        points, weights = bank.points.to(self.device), bank.weights.to(self.device)
+    def terms(self, signatures: Float[Tensor, "patches d"], counts: list[int], bank: Bank) -> list[PatchTerms]:
+        """MMD terms of images that own ``counts`` patches each, against every slice of the bank."""
         vectors = signatures.to(self.device)
-        return patch_terms(vectors, counts, points, weights, bank.sigma, bank.bank_term, self.statistic.k)
-
-    def score(
-        self, images: Sequence[UInt8[np.ndarray, "n 3 size size"]], bank: Bank, calibration: Calibration
-    ) -> list[ImageScore]:
-        """Scores a batch of images, each given as its crops."""
-        signatures = self.signatures(np.concatenate(images))
-        per_crop = len(signatures) // sum(len(crops) for crops in images)
-        counts = [len(crops) * per_crop for crops in images]
-        terms = self.terms(signatures, counts, bank)
-        scores = self.statistic.score(terms).cpu().numpy()
-        columns = (
-            scores, terms.mmd2.cpu().numpy(), terms.cross.cpu().numpy(), terms.self_term.cpu().numpy(),
-            terms.top_k.cpu().numpy(), terms.top_patch.cpu().numpy(), counts, calibration.p_values(scores),
-        )  # fmt: skip
+        own = self_terms(vectors, counts, bank.sigma)
         return [
-            ImageScore(float(s), float(m), float(c), float(e), float(t), int(p), int(n), float(v))
-            for s, m, c, e, t, p, n, v in zip(*columns, strict=True)
+            patch_terms(
+                vectors, counts, part.points.to(self.device), part.weights.to(self.device), bank.sigma, part.bank_term,
+                self.statistic.k, own,
+            )
+            for part in bank.slices
+        ]  # fmt: skip
+
+    def scores(
+        self, signatures: Float[Tensor, "patches d"], counts: list[int], bank: Bank
+    ) -> Float[np.ndarray, "images slices"]:
+        """The headline statistic of every image against every slice."""
+        found = [self.statistic.score(terms) for terms in self.terms(signatures, counts, bank)]
+        columns: Float[np.ndarray, "images slices"] = torch.stack(found, 1).cpu().numpy()
+        return columns
+
+    def score(self, found: Signatures, shapes: Sequence[ImageShape], bank: Bank, calibration: Calibration) -> list[ImageScore]:
+        """One row per image, against the slice that speaks most for it.
+
+        The rule: of the slices whose support covers the image and whose domain may be its own, the one with the largest p-value;
+        so a real image of any of these domains is flagged at most at the asked rate. Where there is none, the largest p-value
+        of all slices, and ``in_support`` is false.
+        """
+        terms = self.terms(found.vectors, found.counts, bank)
+        scores = torch.stack([self.statistic.score(part) for part in terms], 1).cpu().numpy()
+        p_values = np.stack([part.p_values(scores[:, at]) for at, part in enumerate(calibration.slices)], 1)
+        covered: Bool[np.ndarray, "images slices"] = np.array(
+            [[part.support.covers(shape) for part in calibration.slices] for shape in shapes]
+        )
+        if bank.router is not None:
+            columns = [bank.router.domains.index(domain_of(part.domain)) for part in bank.slices]
+            covered &= bank.router.plausible(found.embeddings)[:, columns]
+        supported = [bool(row.any()) for row in covered]
+        # Of equal p-values the one with the smallest score: both speak for the image.
+        rank = p_values - 1e-9 * (scores.argsort(1).argsort(1))
+        best = np.where(covered | ~covered.any(axis=1, keepdims=True), rank, -np.inf).argmax(1).tolist()
+        return [
+            ImageScore(
+                score=float(scores[i, at]),
+                mmd2=float(terms[at].mmd2[i]),
+                cross_term=float(terms[at].cross[i]),
+                self_term=float(terms[at].self_term[i]),
+                top_k=float(terms[at].top_k[i]),
+                top_patch=int(terms[at].top_patch[i]),
+                patches=found.counts[i],
+                p_value=float(p_values[i, at]),
+                domain=bank.slices[at].domain,
+                in_support=supported[i],
+            )
+            for i, at in enumerate(best)
         ]
 
 

@@ -1,25 +1,59 @@
-"""Building a bank and its calibration from a collection of real images."""
+"""Building and calibrating banks from collections of real images."""
 
+import json
 import os
-import shutil
-import uuid
-from collections.abc import Iterator
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from pydantic import BaseModel, Field
 
-from mdmf_core.banks import Bank, BankMember, build_bank
+from mdmf_core.banks import Bank, BankMember, Slice, bank_from_files, domain_of, require_finite, require_slices
 from mdmf_core.calibration import CARD as CALIBRATION
-from mdmf_core.calibration import Calibration, Support, require_disjoint
+from mdmf_core.calibration import Calibration, CalibrationSlice, require_disjoint
+from mdmf_core.coreset import BLOCK_POINTS, Method, compress
+from mdmf_core.domains import Condition, Router, Support, cluster, slice_name
 from mdmf_core.errors import ArtifactError, MdmfError, ShardCorrupt, ShardUnfinished
+from mdmf_core.health import RANK, FeatureMap
+from mdmf_core.kernels import median_heuristic
+from mdmf_core.records import ImageShape, Member
 from mdmf_core.scoring import Scorer
-from tasks.extract import LIMITS, Prepared, in_order, prepare
+from tasks.extract import LIMITS, Prepared, batches, in_order, prepare, shape_of
+from tasks.publish import publish
 from tasks.shards import list_shards, open_shard
-from tasks.storage import open_storage, storage_errors
+from tasks.storage import open_storage, read_bytes, storage_errors
 
-_PATCHES = 64  # kept of each image, on an even stride; neighbours in an image say nearly the same
+_PATCHES = 64  # kept of each bank image, on an even stride; neighbours in an image say nearly the same
+_MEDIAN_PATCHES = 2000  # that the bandwidth is taken from, where the scorer has none of its own
+_LEAST = 2  # images a slice, for the bank and for its calibration
+_LEAST_OF_SEVERAL = (
+    20  # calibration images a slice, where there are several: the largest p-value counts, so a tiny one excuses all
+)
+
+
+class BuildSettings(BaseModel):
+    """How a bank is built."""
+
+    source: str
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    store: str
+    scorer: str
+    points: Annotated[int, Field(ge=2)]
+    max_error: Annotated[float, Field(ge=0)]
+    compression: Method
+    max_images: Annotated[int, Field(ge=4)]
+    domains: str
+    match: tuple[Condition, ...]
+    expel: str | None
+    device: str
+    storage_block: str | None
 
 
 @dataclass(frozen=True)
@@ -31,101 +65,319 @@ class BuiltBank:
     calibration_id: str
     bank_images: int
     calibration_images: int
+    slices: tuple[str, ...]
     points: int
     coreset_error: float
+    smallest_budget: float
     excluded: int
+    expelled: int
 
 
 @dataclass(frozen=True)
-class CalibrationImage:
-    """What is kept of a held-out image until the bank is there to score it: no pixels."""
+class RealImage:
+    """One usable image of a collection; its signatures wait on disk."""
 
-    sha256: str
-    width: int
-    height: int
-    jpeg_quality: int | None
-    signatures: Float[torch.Tensor, "patches d"]
-
-    @classmethod
-    def of(cls, item: Prepared, signatures: Float[torch.Tensor, "patches d"]) -> "CalibrationImage":
-        image = item.image
-        if image is None:
-            raise ValueError(f"{item.member.key} was not decoded")
-        return cls(item.sha256, image.width, image.height, image.jpeg_quality, signatures)
+    member: BankMember
+    shape: ImageShape
+    embedding: Float[np.ndarray, " e"]
+    signatures: Callable[[], Float[torch.Tensor, "patches d"]]
 
 
-def build(
-    source: str,
-    scorer: Scorer,
-    directory: str,
-    points: int,
-    max_images: int,
-    domain: str,
-    storage_block: str | None,
-) -> BuiltBank:
-    """Builds a bank on half of the real images of ``source`` and calibrates it on the other half; publishes both at once.
+def build(settings: BuildSettings, scorer: Scorer) -> BuiltBank:
+    """Builds a bank on half of the real images of a collection, calibrates it on the other half, publishes both at once.
 
-    The halves are dealt by the images' sha256, so that no image, and no copy of one, is in both.
+    The halves are dealt by the images' sha256, so that no image, and no copy of one, is in both. The directory is named by the
+    bank's digest: building the same again finds it there.
 
     Raises:
-        MdmfError: fewer than 4 usable images, a directory that exists, or a source that cannot be read.
+        MdmfError: too few usable images in a slice, an error bound that is not reached, or a source that cannot be read.
     """
-    require_new(directory, storage_block)
-    bank_half: list[tuple[BankMember, torch.Tensor]] = []
-    calibration_half: list[CalibrationImage] = []
-    seen: set[str] = set()
-    excluded = 0
-    for item in _images(source, scorer, max_images, storage_block):
-        if item.crops is None:
-            excluded += 1
-        elif item.sha256 not in seen:
-            seen.add(item.sha256)
-            signatures = scorer.signatures(item.crops)
-            if int(item.sha256[-1], 16) % 2:
-                calibration_half.append(CalibrationImage.of(item, signatures.cpu()))
-            else:
-                member = BankMember(source, item.member.key, item.sha256, domain)
-                bank_half.append((member, signatures[:: -(-len(signatures) // _PATCHES)].cpu()))
-    if min(len(bank_half), len(calibration_half)) < 2:
-        raise MdmfError(
-            f"{source}: {len(seen)} usable images ({excluded} excluded) leave {len(bank_half)} for the bank and "
-            f"{len(calibration_half)} for calibration; at least 2 of each are needed, and 1 / FPR of the latter to be useful"
+    expel = _expelled(settings.expel, settings.storage_block)
+    with spooled() as append:
+        images, excluded = collect(
+            settings.source, scorer, settings.max_images, settings.domains, settings.storage_block, append
         )
-    bank = build_bank(
-        os.path.basename(directory.rstrip("/")),
-        scorer.scorer_id,
-        torch.cat([part for _, part in bank_half]),
-        [member for member, _ in bank_half],
-        points,
-        scorer.sigma,
-    )
-    calibration = calibrate(scorer, bank, calibration_half, domain)
-    publish(directory, {CALIBRATION: calibration.file()} | bank.files(), storage_block)
+        usable = [image for image in images if image.member.sha256 not in expel]
+        halves = [image for image in usable if in_bank_half(image)], [image for image in usable if not in_bank_half(image)]
+        if min(len(half) for half in halves) < _LEAST:
+            raise MdmfError(
+                f"{settings.source}: {len(usable)} usable images ({excluded} excluded) leave {len(halves[0])} for the bank and "
+                f"{len(halves[1])} for calibration; at least {_LEAST} of each are needed, and 1 / FPR of the latter to be useful"
+            )
+        try:
+            bank = assemble(settings, scorer, halves[0])
+        except ValueError as error:
+            raise ArtifactError(f"{settings.source}: {error}") from error
+        calibration = calibrate(scorer, bank, halves[1])
+    directory = f"{settings.store.rstrip('/')}/{settings.name}-{bank.bank_id[:12]}"
+    _publish_once(directory, bank, {CALIBRATION: calibration.file()} | bank.files(), settings.storage_block)
     return BuiltBank(
-        directory, bank.bank_id, calibration.calibration_id, len(bank.members), len(calibration.scores), len(bank.points),
-        bank.coreset_error, excluded,
+        directory, bank.bank_id, calibration.calibration_id, len(bank.members), calibration.images,
+        tuple(part.domain for part in bank.slices), bank.points, bank.coreset_error, calibration.smallest_budget, excluded,
+        len(images) - len(usable),
     )  # fmt: skip
 
 
-def calibrate(scorer: Scorer, bank: Bank, images: list[CalibrationImage], domain: str) -> Calibration:
-    """Scores held-out real images and keeps the scores.
+def in_bank_half(image: RealImage) -> bool:
+    """Whether an image goes to the bank rather than to its calibration."""
+    return int(image.member.sha256[-1], 16) % 2 == 0
+
+
+def _publish_once(directory: str, bank: Bank, contents: dict[str, bytes], storage_block: str | None) -> None:
+    try:
+        publish(directory, contents, storage_block)
+    except (ArtifactError, OSError) as error:
+        try:
+            there = bank_from_files(lambda name: read_bytes(f"{directory}/{name}", storage_block))
+        except MdmfError:
+            raise error from None
+        if there.bank_id != bank.bank_id:
+            raise
+
+
+def _expelled(path: str | None, storage_block: str | None) -> set[str]:
+    """sha256 values of a text or CSV file: the first field of every line that is one."""
+    if path is None:
+        return set()
+    fields = [line.split(",")[0].strip().strip('"').lower() for line in read_bytes(path, storage_block).decode().splitlines()]
+    found = {field for field in fields if len(field) == 64}
+    if not found:
+        raise ArtifactError(f"{path}: no line starts with a sha256")
+    return found
+
+
+@contextmanager
+def spooled() -> Iterator[Callable[[torch.Tensor], Callable[[], torch.Tensor]]]:
+    """A function that puts a tensor on disk and gives one that reads it back; the file is gone after the block."""
+    with tempfile.TemporaryFile() as file:
+
+        def append(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+            array = tensor.cpu().numpy()
+            offset = file.seek(0, os.SEEK_END)
+            file.write(np.ascontiguousarray(array).tobytes())
+
+            def read() -> torch.Tensor:
+                file.seek(offset)
+                return torch.from_numpy(np.frombuffer(file.read(array_bytes), dtype=dtype).reshape(shape).copy())
+
+            array_bytes, dtype, shape = array.nbytes, array.dtype, array.shape
+            return read
+
+        yield append
+
+
+def collect(
+    source: str,
+    scorer: Scorer,
+    most: int,
+    domains: str,
+    storage_block: str | None,
+    append: Callable[[torch.Tensor], Callable[[], torch.Tensor]],
+) -> tuple[list[RealImage], int]:
+    """The distinct usable images of a collection through the backbone once, and how many were excluded.
+
+    Args:
+        domains: a name for all; ``folder``: the first folder of the key; ``column:NAME``: a field of the sidecar;
+            ``cluster:N``: k-means on the embeddings.
 
     Raises:
-        ArtifactError: one of them is in the bank.
+        MdmfError: an image without the asked column or folder; a shard that cannot be read.
     """
-    require_disjoint(bank, tuple(image.sha256 for image in images))
-    scores = [
-        float(scorer.statistic.score(scorer.terms(image.signatures, [len(image.signatures)], bank))[0]) for image in images
-    ]
-    qualities = [image.jpeg_quality for image in images if image.jpeg_quality is not None]
-    support = Support(
-        side_min=min(min(image.width, image.height) for image in images),
-        side_max=max(max(image.width, image.height) for image in images),
-        quality_min=min(qualities, default=1),
-        lossless=len(qualities) < len(images),
+    images: list[RealImage] = []
+    seen: set[str] = set()
+    excluded = 0
+    for batch in batches(_images(source, scorer, most, storage_block), 32):
+        fresh = []
+        for item in batch:
+            excluded += item.crops is None
+            if item.crops is not None and item.sha256 not in seen:
+                seen.add(item.sha256)
+                fresh.append(item)
+        if not fresh:
+            continue
+        found = scorer.extract([item.crops for item in fresh if item.crops is not None])
+        vectors = torch.split(found.vectors, found.counts)
+        for item, part, embedding in zip(fresh, vectors, found.embeddings.cpu().numpy(), strict=True):
+            require_finite(part, item.member.key)
+            images.append(_real_image(item, source, domains, embedding, append(part)))
+    if domains.startswith("cluster:"):
+        names = cluster(np.stack([image.embedding for image in images]), int(domains.removeprefix("cluster:")))
+        images = [replace(image, member=replace(image.member, domain=name)) for image, name in zip(images, names, strict=True)]
+    return images, excluded
+
+
+def _real_image(
+    item: Prepared,
+    source: str,
+    domains: str,
+    embedding: Float[np.ndarray, " e"],
+    signatures: Callable[[], torch.Tensor],
+) -> RealImage:
+    image = item.image
+    if image is None:
+        raise ValueError(f"{item.member.key} was not decoded")
+    sidecar = _fields(item.member)
+    licence = sidecar.get("license", sidecar.get("licence"))
+    member = BankMember(
+        source, item.member.key, item.sha256, _domain(item.member, sidecar, domains), None if licence is None else str(licence),
+        image.format, image.width, image.height, image.jpeg_quality,
+    )  # fmt: skip
+    return RealImage(member, shape_of(item.member, image), embedding, signatures)
+
+
+def _fields(member: Member) -> dict[str, Any]:
+    try:
+        found = json.loads(member.sidecar) if member.sidecar else {}
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _domain(member: Member, sidecar: dict[str, Any], domains: str) -> str:
+    if domains.startswith("cluster:"):
+        return ""  # known when all images are
+    if domains == "folder":
+        folder, slash, _ = member.key.partition("/")
+        if not slash:
+            raise MdmfError(f"{member.key!r} lies in no folder; domains by folder need KIND/IMAGE below the source")
+        return folder.replace(", ", " ")
+    if domains.startswith("column:"):
+        name = domains.removeprefix("column:")
+        if sidecar.get(name) in (None, ""):
+            raise MdmfError(f"{member.key!r} has no field {name!r} in its json; fields there: {', '.join(sidecar) or 'none'}")
+        return str(sidecar[name]).replace(", ", " ")
+    return domains
+
+
+def assemble(settings: BuildSettings, scorer: Scorer, images: Sequence[RealImage]) -> Bank:
+    """The bank of these images, every slice compressed on its own, and every member's score against it."""
+    ordered = sorted(images, key=lambda image: image.member.sha256)
+    sigma = _bandwidth(ordered) if scorer.sigma is None else scorer.sigma
+    by_slice: dict[str, list[RealImage]] = {}
+    for image in ordered:
+        by_slice.setdefault(slice_name(image.member.domain, image.shape, settings.match), []).append(image)
+    require_slices({name: len(found) for name, found in by_slice.items()}, _LEAST, "bank")
+    slices = tuple(
+        Slice.of(
+            name, compress(_blocks(found), settings.points, sigma, settings.compression, settings.max_error), len(found), sigma
+        )
+        for name, found in sorted(by_slice.items())
     )
-    sha256s = tuple(sorted(image.sha256 for image in images))
-    return Calibration(scorer.scorer_id, bank.bank_id, domain, tuple(sorted(scores)), support, sha256s)
+    domains = [image.member.domain for image in ordered]
+    router = Router.fit(np.stack([image.embedding for image in ordered]), domains) if len(set(domains)) > 1 else None
+    return with_members(Bank(settings.name, scorer.scorer_id, slices, sigma, (), settings.match, router), scorer, ordered)
+
+
+def with_members(bank: Bank, scorer: Scorer, images: Sequence[RealImage]) -> Bank:
+    """The bank with its manifest: every member's slice, score and features."""
+    maps = {part.domain: FeatureMap.of(part.points, part.sigma) for part in bank.slices}
+    members, features = [], []
+    for image in sorted(images, key=lambda image: image.member.sha256):
+        name = slice_name(image.member.domain, image.shape, bank.match)
+        signatures = image.signatures()
+        members.append(replace(image.member, domain=name, score=own_score(scorer, bank, name, signatures)))
+        features.append(_padded(maps[name].images(signatures, [len(signatures)])[0]))
+    return replace(bank, members=tuple(members), features=torch.stack(features))
+
+
+def _padded(features: Float[torch.Tensor, " r"]) -> Float[torch.Tensor, " rank"]:
+    """Slices of few points have fewer features; zeros change no distance."""
+    return torch.nn.functional.pad(features, (0, RANK - len(features)))
+
+
+def _bandwidth(images: Sequence[RealImage]) -> float:
+    some = images[:: max(1, len(images) // 200)]
+    return median_heuristic(
+        torch.cat([image.signatures()[:: max(1, len(some) * _PATCHES // _MEDIAN_PATCHES)] for image in some])
+    )
+
+
+def _blocks(images: Sequence[RealImage]) -> Iterator[Float[torch.Tensor, "n d"]]:
+    held: list[torch.Tensor] = []
+    for image in images:
+        signatures = image.signatures()
+        held.append(signatures[:: -(-len(signatures) // _PATCHES)].clone())
+        if sum(len(part) for part in held) > BLOCK_POINTS - _PATCHES:
+            yield torch.cat(held)
+            held = []
+    if held:
+        yield torch.cat(held)
+
+
+def own_score(scorer: Scorer, bank: Bank, name: str, signatures: Float[torch.Tensor, "patches d"]) -> float:
+    """The score of one image against the slice called ``name``."""
+    at = [part.domain for part in bank.slices].index(name)
+    return float(scorer.scores(signatures, [len(signatures)], bank)[0, at])
+
+
+def calibrate(scorer: Scorer, bank: Bank, images: Sequence[RealImage]) -> Calibration:
+    """Scores held-out images, each against the slice that it belongs to.
+
+    Raises:
+        ArtifactError: an image that the bank holds, a domain that the bank lacks, or a slice with too few images.
+    """
+    require_disjoint(bank, [image.member.sha256 for image in images])
+    known = [part.domain for part in bank.slices]
+    by_slice: dict[str, list[RealImage]] = {name: [] for name in known}
+    for image in images:
+        name = slice_name(image.member.domain, image.shape, bank.match)
+        if name not in by_slice and domain_of(name) not in {domain_of(domain) for domain in known}:
+            raise ArtifactError(f"{image.member.key!r} is of domain {domain_of(name)!r}; bank {bank.name!r} has {known}")
+        by_slice.get(name, []).append(image)  # a band that the bank has not seen cannot be calibrated
+    least = _LEAST if len(known) == 1 else _LEAST_OF_SEVERAL
+    require_slices({name: len(found) for name, found in by_slice.items()}, least, "calibration")
+    return Calibration(
+        scorer.scorer_id,
+        bank.bank_id,
+        tuple(
+            CalibrationSlice(
+                name,
+                tuple(sorted(own_score(scorer, bank, name, image.signatures()) for image in by_slice[name])),
+                Support.of([image.shape for image in by_slice[name]], bank.match),
+                tuple(sorted(image.member.sha256 for image in by_slice[name])),
+            )
+            for name in known
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A further calibration of a bank."""
+
+    url: str
+    bank_id: str
+    calibration_id: str
+    images: int
+    smallest_budget: float
+    by_slice: dict[str, int]
+    skipped: int  # images that the bank itself holds
+
+
+def recalibrate(
+    source: str, scorer: Scorer, bank: Bank, bank_url: str, max_images: int, domains: str, storage_block: str | None
+) -> Calibrated:
+    """Calibrates a bank on another collection of real images, into ``BANK.calibrations/ID.json``.
+
+    Raises:
+        MdmfError: as ``calibrate``.
+    """
+    held = {member.sha256 for member in bank.members}
+    with spooled() as append:
+        images, _ = collect(source, scorer, max_images, domains, storage_block, append)
+        fresh = [image for image in images if image.member.sha256 not in held]
+        calibration = calibrate(scorer, bank, fresh)
+    url = f"{bank_url.rstrip('/')}.calibrations/{calibration.calibration_id[:12]}.json"
+    filesystem, path = open_storage(url, storage_block)
+    with storage_errors(url):
+        filesystem.makedirs(os.path.dirname(path), exist_ok=True)
+        filesystem.pipe_file(f"{path}.tmp", calibration.file())
+        filesystem.mv(f"{path}.tmp", path)
+    counts = Counter({part.domain: len(part.scores) for part in calibration.slices})
+    return Calibrated(
+        url, bank.bank_id, calibration.calibration_id, calibration.images, calibration.smallest_budget, dict(counts),
+        len(images) - len(fresh),
+    )  # fmt: skip
 
 
 def _images(source: str, scorer: Scorer, most: int, storage_block: str | None) -> Iterator[Prepared]:
@@ -142,33 +394,3 @@ def _images(source: str, scorer: Scorer, most: int, storage_block: str | None) -
                         count += item.crops is not None
             except (ShardUnfinished, ShardCorrupt) as error:
                 raise MdmfError(f"{shard.url}: {error}") from error
-
-
-def require_new(directory: str, storage_block: str | None) -> None:
-    """Raises ArtifactError when the directory is there already."""
-    filesystem, path = open_storage(directory, storage_block)
-    with storage_errors(directory):
-        if filesystem.exists(path):
-            raise ArtifactError(f"{directory} exists; what is published does not change: choose another name")
-
-
-def publish(directory: str, contents: dict[str, bytes], storage_block: str | None) -> None:
-    """Writes a directory so that readers see all of it or none: renamed locally, its card last on an object store."""
-    require_new(directory, storage_block)
-    filesystem, path = open_storage(directory, storage_block)
-    with storage_errors(directory):
-        if "://" in directory:
-            for name, data in contents.items():  # the card comes last; without it this is no bank
-                filesystem.pipe_file(f"{path}/{name}", data)
-            return
-        temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-        os.makedirs(temporary)
-        try:
-            for name, data in contents.items():
-                os.makedirs(os.path.dirname(os.path.join(temporary, name)), exist_ok=True)
-                with open(os.path.join(temporary, name), "wb") as file:
-                    file.write(data)
-                    os.fsync(file.fileno())
-            os.rename(temporary, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)

@@ -18,12 +18,14 @@ from mdmf_core.evaluation import Control, Figure, markdown, no_overlap, same_sco
 from mdmf_core.labelled import MIN_IMAGES, LabelledImage, require_classes
 from mdmf_core.metrics import auroc, tpr_at_fpr
 from mdmf_core.peers import PEERS, LinearModel, vote
+from mdmf_core.records import ImageShape
 from mdmf_core.scorers import SEEN
+from mdmf_core.scoring import ImageScore, Signatures
 from mdmf_core.selection import ImageTokens, image_terms
-from tasks.banks import publish
-from tasks.extract import ScoringKit
+from tasks.kit import ScoringKit
 from tasks.labelled import list_labelled
 from tasks.plots import robustness_plot, table_plot
+from tasks.publish import publish
 from tasks.scorers import load_kit, scorer_file
 from tasks.tokens import TokenCache, chunked
 from tasks.training_data import image_tokens
@@ -94,7 +96,9 @@ def evaluate(settings: EvaluateSettings, labelled: Sequence[LabelledImage]) -> E
     require_classes([f.generated for f, use in zip(facts, usable.tolist(), strict=True) if use])
     images = {name: image_tokens(found, usable) for name, found in loaded.items()}
     kept = images[HEADLINE]
-    scores = {name: _scores(kit, tokens) for name, tokens in images.items()}
+    shapes = [f.shape for f, use in zip(facts, usable.tolist(), strict=True) if use]
+    found = {name: _scores(kit, tokens, shapes) for name, tokens in images.items()}
+    scores = {name: values for name, (values, _) in found.items()}
     peers = _peers(settings, kept, kit.scorer.statistic.k)
     overlap = seen & set(kept.sha256s.tolist())
     real = ~kept.generated
@@ -113,7 +117,7 @@ def evaluate(settings: EvaluateSettings, labelled: Sequence[LabelledImage]) -> E
         "controls": [asdict(control) for control in controls],
         "tables": {name: [asdict(figure) for figure in figures] for name, figures in tables.items()},
         "robustness": _robustness(scores, kept),
-        "real_flagged": _real_flagged(kit, scores["stored"], kept),
+        "real_flagged": _real_flagged(found["stored"][1], kept),
     }  # fmt: skip
     page = _page(record, tables, controls, settings)
     files = {
@@ -136,21 +140,24 @@ def evaluate(settings: EvaluateSettings, labelled: Sequence[LabelledImage]) -> E
     )
 
 
-def _scores(kit: ScoringKit, images: ImageTokens) -> np.ndarray:
-    """As `curate` computes them, from cached tokens."""
-    found = []
+def _scores(kit: ScoringKit, images: ImageTokens, shapes: Sequence[ImageShape]) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and p-values as `curate` computes them, from cached tokens."""
+    found: list[ImageScore] = []
     for start in range(0, len(images.tokens), 32):
         some = images.tokens[start : start + 32]
         flat = torch.cat(list(some)).float()
         vectors = flat if kit.scorer.signature is None else kit.scorer.signature(flat.to(kit.scorer.device))
-        terms = kit.scorer.terms(vectors, [len(tokens) for tokens in some], kit.bank)
-        found.append(kit.scorer.statistic.score(terms).cpu().numpy())
-    return np.concatenate(found)
+        means = torch.stack([tokens.float().mean(0) for tokens in some])
+        signatures = Signatures(vectors, [len(tokens) for tokens in some], means)
+        found += kit.scorer.score(signatures, shapes[start : start + 32], kit.bank, kit.calibration)
+    return np.array([row.score for row in found]), np.array([row.p_value for row in found])
 
 
 def _seen(settings: EvaluateSettings, kit: ScoringKit) -> tuple[set[str], set[tuple[bool, str]]]:
     """sha256 of all images that scorer, bank and calibration have seen, and the groups of training."""
-    seen = {member.sha256 for member in kit.bank.members} | set(kit.calibration.sha256s)
+    seen = {member.sha256 for member in kit.bank.members} | {
+        sha256 for part in kit.calibration.slices for sha256 in part.sha256s
+    }
     data = scorer_file(settings.scorer, SEEN, settings.storage_block)
     if data is None:
         return seen, set()
@@ -211,9 +218,8 @@ def _robustness(scores: Mapping[str, np.ndarray], images: ImageTokens) -> list[d
     ]
 
 
-def _real_flagged(kit: ScoringKit, scores: np.ndarray, images: ImageTokens) -> list[dict[str, float | str | int]]:
-    """Share of real images of every source that the calibration's lines at 1, 5 and 10 % flag."""
-    p = kit.calibration.p_values(scores)
+def _real_flagged(p: np.ndarray, images: ImageTokens) -> list[dict[str, float | str | int]]:
+    """Share of real images of every source that the calibration's lines at 1, 5 and 10 % flag, of their p-values."""
     rows: list[dict[str, float | str | int]] = []
     for source in np.unique(images.groups[~images.generated]):
         own = p[(images.groups == source) & ~images.generated]

@@ -4,9 +4,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from mdmf_core.labelled import require_classes
-from tasks.banks import require_new
 from tasks.evaluation import Evaluated, EvaluateSettings, evaluate
 from tasks.labelled import read_listing, write_listing
+from tasks.publish import require_new
 from tasks.tokens import chunked
 
 

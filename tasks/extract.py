@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -11,17 +12,17 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import UInt8
 
-from mdmf_core.banks import Bank
-from mdmf_core.calibration import Calibration
 from mdmf_core.collections.text import was_resized
 from mdmf_core.crops import CropPlan
 from mdmf_core.digests import sha256_hex
 from mdmf_core.errors import ShardCorrupt, ShardUnfinished, SourceError
 from mdmf_core.images import ImageLimits, decode
-from mdmf_core.records import DecodedImage, ImageExcluded, Member, Shard
-from mdmf_core.scoring import Scorer
-from tasks.parts import PartWriter, ShardOutcome, WorkKey, finished_part, part_path, part_writer
+from mdmf_core.records import DecodedImage, ImageExcluded, ImageShape, Member, Shard
+from mdmf_core.scoring import ImageScore
+from tasks.kit import ScoringKit
+from tasks.parts import PartWriter, ShardOutcome, finished_part, part_path, part_writer
 from tasks.shards import expected_members, open_shard
+from tasks.signatures import SignatureWriter, is_kept, signature_writer, signatures_path
 from tasks.storage import storage_errors
 
 LIMITS = ImageLimits()
@@ -39,21 +40,6 @@ class Prepared:
     crops: UInt8[np.ndarray, "n 3 size size"] | None
     reason: str | None = None
     detail: str = ""
-
-
-@dataclass(frozen=True)
-class ScoringKit:
-    """What one process scores with."""
-
-    scorer: Scorer
-    bank: Bank
-    calibration: Calibration
-    batch_images: int
-    decode_threads: int
-
-    @property
-    def key(self) -> WorkKey:
-        return WorkKey(self.scorer.scorer_id, self.bank.bank_id, self.calibration.calibration_id)
 
 
 def prepare(member: Member, plan: CropPlan) -> Prepared:
@@ -83,7 +69,7 @@ def score_shard(
     started = time.monotonic()
     try:
         with storage_errors(shard.url), part_writer(path) as part:
-            return _write_part(shard, kit, part, path, run_id, storage_block, progress, started)
+            return _write_part(shard, kit, part, folder, path, run_id, storage_block, progress, started)
     except ShardUnfinished as error:
         state, reason = "deferred", str(error)
     except SourceError as error:
@@ -100,6 +86,7 @@ def _write_part(
     shard: Shard,
     kit: ScoringKit,
     part: PartWriter,
+    folder: str,
     path: str,
     run_id: str,
     storage_block: str | None,
@@ -110,25 +97,32 @@ def _write_part(
     with (
         open_shard(shard, LIMITS.max_bytes, storage_block) as reader,
         ThreadPoolExecutor(kit.decode_threads, thread_name_prefix="decode") as pool,
+        _signature_writer(shard, kit, folder) as signatures,
     ):
         plan = kit.scorer.crops
         prepared = in_order(pool, lambda member: prepare(member, plan), reader, window=2 * kit.batch_images)
         for batch in batches(prepared, kit.batch_images):
-            rows = _rows(batch, kit)
+            rows = _rows(batch, kit, signatures)
             part.write(rows)
             members += len(rows)
             scored += sum(row["reason"] is None for row in rows)
             progress(len(rows))
         digest = reader.digest
-    expected = expected_members(shard, storage_block)
-    if expected is not None and members < expected:
-        raise ShardUnfinished(f"{members} members, but its stats file promises {expected}")
+        expected = expected_members(shard, storage_block)
+        if expected is not None and members < expected:
+            raise ShardUnfinished(f"{members} members, but its stats file promises {expected}")
     outcome = ShardOutcome(
         shard.url, shard.kind, shard.size_bytes, shard.fingerprint, "complete", None, digest,
         members, scored, members - scored, time.monotonic() - started, run_id, path,
     )  # fmt: skip
     part.close_with(outcome)
     return outcome
+
+
+def _signature_writer(shard: Shard, kit: ScoringKit, folder: str) -> AbstractContextManager[SignatureWriter | None]:
+    if not is_kept(shard, kit.keep_signatures):
+        return nullcontext()
+    return signature_writer(signatures_path(folder, shard.url, shard.size_bytes, shard.fingerprint, kit.key.scorer_id))
 
 
 def in_order(pool: Executor, function: Callable[[T], R], items: Iterable[T], window: int) -> Iterator[R]:
@@ -156,20 +150,29 @@ def batches(prepared: Iterable[Prepared], images: int) -> Iterator[list[Prepared
         yield batch
 
 
-def _rows(batch: list[Prepared], kit: ScoringKit) -> list[dict[str, Any]]:
+def _rows(batch: list[Prepared], kit: ScoringKit, signatures: SignatureWriter | None) -> list[dict[str, Any]]:
     """Part rows in the order of the shard."""
-    crops = [item.crops for item in batch if item.crops is not None]
-    scores = iter(kit.scorer.score(crops, kit.bank, kit.calibration) if crops else [])
+    ready = [(item, item.crops, item.image) for item in batch if item.crops is not None and item.image is not None]
+    scores: Iterator[ImageScore] = iter(())
+    if ready:
+        found = kit.scorer.extract([crops for _, crops, _ in ready])
+        shapes = [shape_of(item.member, image) for item, _, image in ready]
+        scores = iter(kit.scorer.score(found, shapes, kit.bank, kit.calibration))
+        if signatures is not None:
+            signatures.write([item.member.key for item, *_ in ready], [item.sha256 for item, *_ in ready], found)
     now = datetime.now(UTC)
     rows = []
     for item in batch:
         row = _facts(item)
-        if item.crops is not None and item.image is not None:
-            covers = kit.calibration.support.covers(item.image.width, item.image.height, item.image.jpeg_quality)
-            row |= asdict(next(scores))
-            row |= {"domain": kit.calibration.domain, "in_support": covers, "scored_at": now}
+        if item.crops is not None:
+            row |= asdict(next(scores)) | {"scored_at": now}
         rows.append(row)
     return rows
+
+
+def shape_of(member: Member, image: DecodedImage) -> ImageShape:
+    """What decides which real images an image can be compared with."""
+    return ImageShape(image.width, image.height, image.jpeg_quality, was_resized(member.sidecar))
 
 
 def _facts(item: Prepared) -> dict[str, Any]:

@@ -14,8 +14,10 @@ from mdmf_core.errors import ArtifactError, SourceError
 from mdmf_core.scorers import CARD as SCORER
 from mdmf_core.scorers import backbone_scorer, choose_device, is_backbone, scorer_from_files
 from mdmf_core.scoring import Scorer
-from tasks.extract import ScoringKit
+from tasks.kit import ScoringKit
+from tasks.registry import find
 from tasks.storage import read_bytes
+from tasks.warehouse import connect, migrate
 
 DEFAULT = "default"
 
@@ -53,22 +55,61 @@ def load_scorer(reference: str, device: str, storage_block: str | None = None) -
 
 
 @lru_cache(maxsize=4)
-def load_bank(reference: str, storage_block: str | None = None) -> tuple[Bank, Calibration]:
-    """A bank directory and the calibration in it.
+def load_bank(reference: str, calibration_url: str | None = None, storage_block: str | None = None) -> tuple[Bank, Calibration]:
+    """A bank directory, and the calibration in it or the one in another file.
 
     Raises:
         ArtifactError: missing, damaged, or calibrated on the bank's own images.
     """
     read = _directory(reference, "bank", storage_block)
-    bank, calibration = bank_from_files(read), calibration_from_file(read(CALIBRATION))
-    require_disjoint(bank, calibration.sha256s)
+    try:
+        data = read(CALIBRATION) if calibration_url is None else read_bytes(calibration_url, storage_block)
+    except SourceError as error:
+        raise ArtifactError(f"calibration {calibration_url}: {error}") from error
+    bank, calibration = bank_from_files(read), calibration_from_file(data)
+    require_disjoint(bank, [sha256 for part in calibration.slices for sha256 in part.sha256s])
     return bank, calibration
 
 
+def resolve_bank(warehouse: str, scorer: str, bank: str, calibration: str | None) -> tuple[str, str | None]:
+    """Where the bank and the calibration lie that the references mean; None = the calibration in the bank's directory.
+
+    Args:
+        bank: ``default``: the scorer's own. A directory or URL. ``name@3``, ``name`` or ``@alias`` in the warehouse's registry.
+        calibration: None, a number of the registry, or a file's path or URL.
+
+    Raises:
+        ArtifactError: a name, number or alias that the registry does not know.
+    """
+    named = bank != DEFAULT and "/" not in bank and not os.path.isdir(bank)
+    if not named:
+        if calibration is not None and calibration.isdigit():
+            raise ArtifactError(
+                f"calibration {calibration} is a number in the registry; name the bank as NAME@VERSION or @alias"
+            )
+        return own_bank(scorer) if bank == DEFAULT else bank, calibration
+    number = int(calibration) if calibration is not None and calibration.isdigit() else None
+    with connect(warehouse) as connection:
+        migrate(connection)
+        entry = find(connection, bank, number)
+    if entry.url is None:
+        raise ArtifactError(f"the registry does not know where {entry.title} lies; pass its directory")
+    if entry.retired:
+        raise ArtifactError(f"{entry.title} is retired; pass its directory {entry.url} to use it all the same")
+    return entry.url, calibration if calibration is not None and number is None else entry.calibration_url
+
+
 def load_kit(
-    scorer: str, bank: str, device: str, batch_images: int, decode_threads: int, storage_block: str | None
+    scorer: str,
+    bank: str,
+    device: str,
+    batch_images: int,
+    decode_threads: int,
+    storage_block: str | None,
+    calibration: str | None = None,
+    keep_signatures: float = 0.0,
 ) -> ScoringKit:
-    """Everything that one process scores with, checked to belong together.
+    """Everything that one process scores with, checked to belong together; bank and calibration as ``resolve_bank`` gives them.
 
     Raises:
         ArtifactError: the bank or its calibration was made for another scorer; both digests are named.
@@ -76,10 +117,11 @@ def load_kit(
     loaded = load_scorer(scorer, device, storage_block)
     if bank == DEFAULT:
         bank = own_bank(scorer)
-    reference, calibration = load_bank(bank, storage_block)
-    require_match(loaded.scorer_id, reference, calibration)
+    reference, calibrated = load_bank(bank, calibration, storage_block)
+    require_match(loaded.scorer_id, reference, calibrated)
     threads = decode_threads or max(1, (os.cpu_count() or 1) - (0 if loaded.device.type == "cuda" else 1))
-    return ScoringKit(loaded, reference, calibration, batch_images, threads)
+    url = bank if bank == DEFAULT or "://" in bank else os.path.abspath(bank)
+    return ScoringKit(loaded, reference, calibrated, url, calibration, batch_images, threads, keep_signatures)
 
 
 def scorer_file(reference: str, name: str, storage_block: str | None = None) -> bytes | None:

@@ -12,12 +12,12 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
 from mdmf_core.records import Shard
-from tasks.banks import BuiltBank, build
-from tasks.extract import ScoringKit, score_shard
+from tasks.extract import score_shard
+from tasks.kit import ScoringKit
 from tasks.landing import land
 from tasks.parts import ShardOutcome, read_plan, write_plan
 from tasks.report import write_report
-from tasks.scorers import device_label, load_kit, load_scorer
+from tasks.scorers import device_label, load_kit, resolve_bank
 from tasks.shards import list_shards
 from tasks.warehouse import RunRecord, connect, finish_run, migrate, parts_folder, start_run, still_to_do
 
@@ -31,6 +31,8 @@ class CurateSettings(BaseModel):
     warehouse: str
     scorer: str
     bank: str
+    calibration: str | None
+    keep_signatures: Annotated[float, Field(ge=0, le=1)]
     shards_per_task: Annotated[int, Field(ge=1)]
     images_per_slice: Annotated[int, Field(ge=1)]
     max_shards: Annotated[int, Field(ge=1)] | None
@@ -41,7 +43,15 @@ class CurateSettings(BaseModel):
     promote: bool
 
     def kit(self) -> ScoringKit:
-        return load_kit(self.scorer, self.bank, self.device, self.batch_images, self.decode_threads, self.storage_block)
+        return load_kit(
+            self.scorer, self.bank, self.device, self.batch_images, self.decode_threads, self.storage_block, self.calibration,
+            self.keep_signatures,
+        )  # fmt: skip
+
+    def resolved(self) -> "CurateSettings":
+        """With the directory that a bank's name or alias means now, so that a promotion halfway changes nothing."""
+        bank, calibration = resolve_bank(self.warehouse, self.scorer, self.bank, self.calibration)
+        return self.model_copy(update={"bank": bank, "calibration": calibration})
 
 
 class Plan(BaseModel):
@@ -132,19 +142,3 @@ def close_run(settings: CurateSettings, run_id: str, failures: list[str]) -> Non
     """Writes how the run ended."""
     with connect(settings.warehouse) as connection:
         finish_run(connection, run_id, "failed" if failures else "completed", "; ".join(failures)[:2000] or None)
-
-
-@task(cache_policy=NO_CACHE, task_run_name="build {directory}")
-def build_bank(
-    source: str,
-    directory: str,
-    scorer: str,
-    points: int,
-    max_images: int,
-    domain: str,
-    device: str,
-    storage_block: str | None,
-) -> BuiltBank:
-    """Builds, calibrates and publishes one bank."""
-    loaded = load_scorer(scorer, device, storage_block)
-    return build(source, loaded, directory, points, max_images, domain, storage_block)

@@ -17,7 +17,7 @@ from mdmf_core.digests import digest_of, sha256_hex, tensors_digest
 from mdmf_core.errors import SourceError
 from mdmf_core.images import decode
 from mdmf_core.labelled import LabelledImage
-from mdmf_core.records import ImageExcluded
+from mdmf_core.records import ImageExcluded, ImageShape
 from mdmf_core.regenerate import SPECS, TILE, Regenerator, train_regenerator
 from mdmf_core.scoring import Scorer
 from tasks.extract import LIMITS
@@ -43,6 +43,11 @@ class ImageFacts:
     height: int = 0
     jpeg_quality: int | None = None
     reason: str | None = None
+
+    @property
+    def shape(self) -> ImageShape:
+        """What decides which real images it can be compared with."""
+        return ImageShape(self.width, self.height, self.jpeg_quality, None)
 
 
 @dataclass(frozen=True)

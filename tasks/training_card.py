@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -14,9 +15,9 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save
 
-from mdmf_core.banks import BankMember, build_bank
+from mdmf_core.banks import Bank, BankMember, Slice
 from mdmf_core.calibration import CARD as CALIBRATION
-from mdmf_core.coreset import herding
+from mdmf_core.coreset import compress, herding
 from mdmf_core.digests import digest_of
 from mdmf_core.evaluation import Figure, markdown, per_generator, shuffled_labels, table
 from mdmf_core.kernels import median_heuristic
@@ -25,8 +26,12 @@ from mdmf_core.scorers import SEEN, scorer_files, with_signature
 from mdmf_core.scoring import Scorer, Statistic
 from mdmf_core.selection import Arm, Choice, ImageTokens, bank_tokens, signatures
 from mdmf_core.training import GENERATED, REGENERATED, Fitted, Recipe
-from tasks.banks import CalibrationImage, calibrate, publish
+from tasks.banks import RealImage, calibrate, with_members
+from tasks.publish import publish
+from tasks.tokens import ImageFacts
 from tasks.training_data import HEADLINE, TrainingData, TrainSettings
+
+DOMAIN = "photo"  # a scorer's own bank has one slice; banks with several are built by `mdmf bank build`
 
 
 @dataclass(frozen=True)
@@ -139,21 +144,15 @@ def publish_scorer(
     stored = data.images["stored"]
     in_bank = (data.role == "bank") & ~stored.generated
     vectors = signatures(scorer.signature, bank_tokens(stored.subset(in_bank), 20_000))
-    members = [
-        BankMember(f.group, os.path.basename(f.url), f.sha256, f.domain)
-        for f, use in zip(data.facts, in_bank, strict=True)
-        if use
+    images = [
+        RealImage(_member(f), f.shape, stored.embeddings[at], partial(signatures, scorer.signature, stored.tokens[at]))
+        for at, f in enumerate(data.facts)
     ]
-    bank = build_bank(name, scorer.scorer_id, vectors, members, settings.points, fitted.sigma)
+    part = Slice.of(DOMAIN, compress([vectors], settings.points, fitted.sigma), int(in_bank.sum()), fitted.sigma)
+    bare = Bank(name, scorer.scorer_id, (part,), fitted.sigma, ())
+    bank = with_members(bare, scorer, [images[at] for at in np.flatnonzero(in_bank).tolist()])
     used = np.flatnonzero((data.role == "calibrate") & ~stored.generated).tolist()
-    held = [
-        CalibrationImage(
-            data.facts[at].sha256, data.facts[at].width, data.facts[at].height, data.facts[at].jpeg_quality,
-            signatures(scorer.signature, stored.tokens[at]),
-        )
-        for at in used
-    ]  # fmt: skip
-    calibration = calibrate(scorer, bank, held, "photo")
+    calibration = calibrate(scorer, bank, [images[at] for at in used])
     seen = pa.table(
         {
             "sha256": [f.sha256 for f in data.facts],
@@ -174,6 +173,13 @@ def publish_scorer(
     return Trained(
         settings.out, scorer.scorer_id, choice.objective, choice.statistic, len(data.facts), data.excluded, mean, pooled.auroc,
         markdown(figures),
+    )  # fmt: skip
+
+
+def _member(facts: ImageFacts) -> BankMember:
+    return BankMember(
+        facts.group, os.path.basename(facts.url), facts.sha256, DOMAIN, None, facts.format, facts.width, facts.height,
+        facts.jpeg_quality,
     )  # fmt: skip
 
 

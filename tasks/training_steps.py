@@ -5,8 +5,8 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel
 
 from mdmf_core.labelled import deal_folds
-from tasks.banks import require_new
 from tasks.labelled import read_listing, write_listing
+from tasks.publish import require_new
 from tasks.tokens import chunked
 from tasks.training import train
 from tasks.training_card import Trained

@@ -8,7 +8,7 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any
@@ -19,8 +19,9 @@ import pandas as pd
 from mdmf_core.digests import short_id
 from mdmf_core.errors import WarehouseError
 from mdmf_core.records import Shard
-from tasks.extract import ScoringKit
+from tasks.kit import ScoringKit
 from tasks.parts import WorkKey
+from tasks.registry import register
 
 # Readable by the DuckDB shells of 1.5 and 2.x alike.
 _STORAGE_VERSION = "v1.5.0"
@@ -128,7 +129,7 @@ def start_run(connection: duckdb.DuckDBPyConnection, run: RunRecord, kit: Scorin
     key, now = kit.key, datetime.now(UTC)
     ids = [str(short_id(digest)) for digest in (key.scorer_id, key.bank_id, key.calibration_id)]
     with transaction(connection):
-        _register(connection, kit, ids, now)
+        register(connection, kit)
         current = connection.execute("SELECT * FROM promoted").fetchall()
         ours = [tuple(uuid.UUID(value) for value in ids)]
         if current != ours and (promote or not current):
@@ -139,42 +140,6 @@ def start_run(connection: duckdb.DuckDBPyConnection, run: RunRecord, kit: Scorin
             [run.run_id, run.flow, run.source, *ids, json.dumps(run.parameters), run.code_version, run.host, run.device, now],
         )
     return current == ours
-
-
-def _register(connection: duckdb.DuckDBPyConnection, kit: ScoringKit, ids: list[str], now: datetime) -> None:
-    scorer, bank, calibration = kit.scorer, kit.bank, kit.calibration
-    card = {
-        "backbone": dict(scorer.backbone_record),
-        "crops": asdict(scorer.crops),
-        "statistic": {"terms": dict(scorer.statistic.terms), "k": scorer.statistic.k},
-        "sigma": scorer.sigma,
-    }
-
-    def missing(table: str, column: str, identity: str) -> bool:
-        return not connection.execute(f"SELECT 1 FROM {table} WHERE {column} = ?", [identity]).fetchall()
-
-    if missing("scorers", "scorer_id", ids[0]):
-        connection.execute(
-            "INSERT INTO scorers VALUES (?, ?, ?, ?, ?)", [ids[0], scorer.name, scorer.scorer_id, json.dumps(card), now]
-        )
-    if missing("banks", "bank_id", ids[1]):
-        connection.execute(
-            "INSERT INTO banks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [ids[1], ids[0], bank.name, bank.bank_id, len(bank.points), bank.patches, len(bank.members), bank.sigma,
-             bank.coreset_error, now],
-        )  # fmt: skip
-        members = pd.DataFrame([asdict(member) for member in bank.members])
-        connection.register("members", members)
-        connection.execute(
-            "INSERT INTO bank_members SELECT ?::UUID, source, key, sha256, domain, licence FROM members", [ids[1]]
-        )
-        connection.unregister("members")
-    if missing("calibrations", "calibration_id", ids[2]):
-        connection.execute(
-            "INSERT INTO calibrations VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            [ids[2], ids[0], ids[1], calibration.domain, calibration.calibration_id, len(calibration.scores),
-             calibration.smallest_budget, now],
-        )  # fmt: skip
 
 
 def finish_run(connection: duckdb.DuckDBPyConnection, run_id: str, state: str, message: str | None) -> None:

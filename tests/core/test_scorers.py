@@ -45,7 +45,7 @@ def crops_of(seed: int, count: int, size: int) -> np.ndarray:
 
 
 def tokens(address: str, crops: np.ndarray) -> torch.Tensor:
-    return backbone_scorer(address, CPU, None).signatures(crops).unflatten(0, (len(crops), -1))
+    return backbone_scorer(address, CPU, None).extract([crops]).vectors.unflatten(0, (len(crops), -1))
 
 
 def test_one_block_and_pooling_against_timms_own_forward(tiny_scorer):
@@ -124,8 +124,8 @@ def test_a_signature_is_imported_from_a_plain_file(tiny_scorer, tmp_path):
     again = scorer_from_files(written.__getitem__, CPU, None)
     assert again.scorer_id == scorer.scorer_id
     crops = crops_of(0, 2, 224)
-    assert torch.equal(again.signatures(crops), scorer.signatures(crops))
-    assert scorer.signatures(crops).shape == (2 * 196, 4)
+    assert torch.equal(again.extract([crops]).vectors, scorer.extract([crops]).vectors)
+    assert scorer.extract([crops]).vectors.shape == (2 * 196, 4)
 
 
 def test_identity_follows_everything_that_changes_a_score(tiny_scorer):

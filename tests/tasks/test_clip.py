@@ -39,6 +39,6 @@ def test_patch_tokens_are_those_of_timms_own_forward(weights):
     mean, std = (torch.tensor(reference.pretrained_cfg[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
     with torch.inference_mode():
         expected = reference.forward_features((torch.from_numpy(crops).float() / 255 - mean) / std)[:, 1:]
-    found = scorer.signatures(crops).unflatten(0, expected.shape[:2])
+    found = scorer.extract([crops]).vectors.unflatten(0, expected.shape[:2])
     assert found.shape == (2, 196, 768)
     assert (found - expected).abs().max() < 1e-5

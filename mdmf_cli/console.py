@@ -1,0 +1,52 @@
+"""What the commands share: options, plain errors, tables."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mdmf_core.errors import MdmfError
+
+console = Console()
+errors = Console(stderr=True)
+
+Warehouse = Annotated[str, typer.Option(help="The DuckDB file that holds the results.")]
+ScorerOption = Annotated[str, typer.Option(help="default, a scorer directory, or timm:MODEL?weights=FILE.safetensors")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
+Block = Annotated[str | None, typer.Option(help="Prefect Secret block with fsspec options, in place of the AWS variables.")]
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Errors that are the user's to mend end in one sentence and status 1, without a traceback."""
+    try:
+        yield
+    except (MdmfError, ValueError) as error:
+        errors.print(f"[bold red]error:[/] {escaped(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+
+
+def escaped(text: str) -> str:
+    """Text in which square brackets are no markup."""
+    return text.replace("[", r"\[")
+
+
+def print_rows(rows: list[dict[Any, Any]], columns: list[str]) -> None:
+    """A result as a table, numbers to four places."""
+    table = Table(header_style="bold")
+    for name in columns:
+        numeric = bool(rows) and isinstance(rows[0][name], int | float)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(escaped(_cell(row[name])) for name in columns))
+    console.print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):  # pandas has nan for NULL in columns of text
+        return ""
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,144 @@
+"""Domains: the kinds of real images that a bank holds, and the ones that an image may be compared with."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from sklearn.cluster import KMeans
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from mdmf_core.records import ImageShape
+
+Condition = Literal["quality", "size", "resized"]
+_QUALITIES = (0, 75, 90, 101)  # JPEG: lower edges of the bands, and one past the last
+_SIDES = (0, 320, 768, 1 << 31)  # pixels of the shorter side
+PLAUSIBLE = 0.05  # posterior from which a domain may be an image's own
+
+
+@dataclass(frozen=True)
+class Support:
+    """The images that a slice of a bank speaks for; outside it a p-value is backed by nothing."""
+
+    side_min: int  # shorter side, pixels
+    side_max: int  # longer side, pixels
+    short_max: int  # shorter side, pixels
+    quality_min: int  # JPEG
+    quality_max: int
+    lossless: bool  # whether PNG or WebP was calibrated at all
+    resized: tuple[bool | None, ...] | None = None  # None = any
+
+    def covers(self, shape: ImageShape) -> bool:
+        """Whether an image of this size, JPEG quality and history lies in the range."""
+        short, long = sorted((shape.width, shape.height))
+        sized = self.side_min <= short <= self.short_max and long <= self.side_max
+        quality = shape.jpeg_quality
+        encoded = self.lossless if quality is None else self.quality_min <= quality <= self.quality_max
+        return sized and encoded and (self.resized is None or shape.resized in self.resized)
+
+    @classmethod
+    def of(cls, shapes: Sequence[ImageShape], match: Sequence[Condition]) -> "Support":
+        """The range of these images; whole bands where they were matched by band."""
+        qualities = [shape.jpeg_quality for shape in shapes if shape.jpeg_quality is not None]
+        short = [min(shape.width, shape.height) for shape in shapes]
+        quality = (min(qualities, default=1), 100)
+        sides = (min(short), _SIDES[-1])
+        if "quality" in match and qualities:
+            low = _band(_QUALITIES, qualities[0])
+            quality = (low, next(edge for edge in _QUALITIES if edge > low) - 1)
+        if "size" in match:
+            low = _band(_SIDES, short[0])
+            sides = (low or min(short), next(edge for edge in _SIDES if edge > low) - 1)
+        return cls(
+            side_min=sides[0],
+            side_max=max(max(shape.width, shape.height) for shape in shapes),
+            short_max=sides[1],
+            quality_min=quality[0],
+            quality_max=quality[1],
+            lossless=len(qualities) < len(shapes),
+            resized=tuple(sorted({shape.resized for shape in shapes}, key=str)) if "resized" in match else None,
+        )
+
+
+def _band(edges: Sequence[int], value: int) -> int:
+    return max(edge for edge in edges if edge <= value)
+
+
+def slice_name(domain: str, shape: ImageShape, match: Sequence[Condition]) -> str:
+    """The slice that a real image belongs to: its domain, and the bands of the conditions that are matched.
+
+    >>> slice_name("photo", ImageShape(640, 480, 92, None), ("quality", "size"))
+    'photo, jpeg 90-100, 320-767 px'
+    """
+    parts = [domain]
+    if "quality" in match:
+        low = _band(_QUALITIES, shape.jpeg_quality or 0)
+        high = next(edge for edge in _QUALITIES if edge > low) - 1
+        parts.append("lossless" if shape.jpeg_quality is None else f"jpeg {low}-{high}")
+    if "size" in match:
+        low = _band(_SIDES, min(shape.width, shape.height))
+        high = next(edge for edge in _SIDES if edge > low) - 1
+        parts.append(f"{low}-{high} px" if high < _SIDES[-1] - 1 else f"{low} px and more")
+    if "resized" in match:
+        parts.append({True: "resized", False: "not resized", None: "resize unknown"}[shape.resized])
+    return ", ".join(parts)
+
+
+def cluster(embeddings: Float[np.ndarray, "n e"], clusters: int, seed: int = 0) -> list[str]:
+    """A domain name for every image, by k-means on standardised embeddings.
+
+    Raises:
+        ValueError: fewer images than clusters.
+    """
+    if len(embeddings) < clusters:
+        raise ValueError(f"{len(embeddings)} images cannot form {clusters} clusters")
+    wide = (embeddings - embeddings.mean(0)) / (embeddings.std(0) + 1e-6)
+    found = KMeans(clusters, n_init=4, random_state=seed).fit_predict(wide)
+    return [f"cluster-{label}" for label in found]
+
+
+@dataclass(frozen=True)
+class Router:
+    """Which domains an image may belong to, from its embedding: a multinomial logistic model.
+
+    It tells domains apart from each other and never rejects an image: with forensic features generated images are the outliers,
+    and a gate would call them *unsure* instead of finding them.
+    """
+
+    domains: tuple[str, ...]
+    mean: Float[Tensor, " e"]
+    std: Float[Tensor, " e"]
+    weight: Float[Tensor, "domains e"]
+    bias: Float[Tensor, " domains"]
+
+    def plausible(self, embeddings: Float[Tensor, "n e"]) -> Bool[np.ndarray, "n domains"]:
+        """The domains whose posterior is at least 5 %; the most probable one always."""
+        wide = (embeddings.double().cpu() - self.mean) / self.std
+        posterior = torch.softmax(wide @ self.weight.T + self.bias, 1)
+        best = posterior.argmax(1, keepdim=True)
+        found: Bool[np.ndarray, "n domains"] = (posterior >= PLAUSIBLE).scatter(1, best, True).numpy()
+        return found
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As named tensors, for a bank's file."""
+        return {f"router.{name}": getattr(self, name).contiguous() for name in ("mean", "std", "weight", "bias")}
+
+    @classmethod
+    def from_tensors(cls, domains: Sequence[str], tensors: Mapping[str, Tensor]) -> "Router":
+        """Raises KeyError for a tensor that is not there."""
+        return cls(tuple(domains), *(tensors[f"router.{name}"] for name in ("mean", "std", "weight", "bias")))
+
+    @classmethod
+    def fit(cls, embeddings: Float[np.ndarray, "n e"], domains: Sequence[str]) -> "Router":
+        """On real images of known domains; the domains weigh alike."""
+        names = sorted(set(domains))
+        mean, std = embeddings.mean(0).astype(np.float64), embeddings.std(0).astype(np.float64) + 1e-6
+        model = LogisticRegression(C=0.03, max_iter=500, class_weight="balanced")
+        model.fit((embeddings - mean) / std, [names.index(domain) for domain in domains])
+        weight, bias = model.coef_, model.intercept_
+        if len(names) == 2:  # scikit-learn keeps one row for two classes: the logit of the second
+            weight, bias = np.vstack([-weight / 2, weight / 2]), np.concatenate([-bias / 2, bias / 2])
+        return cls(tuple(names), *(torch.from_numpy(np.asarray(part, np.float64)) for part in (mean, std, weight, bias)))

@@ -1,0 +1,38 @@
+"""Publishing directories that never change once they are there."""
+
+import os
+import shutil
+import uuid
+
+from mdmf_core.errors import ArtifactError
+from tasks.storage import open_storage, storage_errors
+
+
+def require_new(directory: str, storage_block: str | None) -> None:
+    """Raises ArtifactError when the directory is there already."""
+    filesystem, path = open_storage(directory, storage_block)
+    with storage_errors(directory):
+        if filesystem.exists(path):
+            raise ArtifactError(f"{directory} exists; what is published does not change: choose another name")
+
+
+def publish(directory: str, contents: dict[str, bytes], storage_block: str | None) -> None:
+    """Writes a directory so that readers see all of it or none: renamed locally, its card last on an object store."""
+    require_new(directory, storage_block)
+    filesystem, path = open_storage(directory, storage_block)
+    with storage_errors(directory):
+        if "://" in directory:
+            for name, data in contents.items():  # the card comes last; without it this is no bank
+                filesystem.pipe_file(f"{path}/{name}", data)
+            return
+        temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+        os.makedirs(temporary)
+        try:
+            for name, data in contents.items():
+                os.makedirs(os.path.dirname(os.path.join(temporary, name)), exist_ok=True)
+                with open(os.path.join(temporary, name), "wb") as file:
+                    file.write(data)
+                    os.fsync(file.fileno())
+            os.rename(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
