@@ -60,9 +60,10 @@ def build(
     built = named.built
     expelled = f", {built.expelled} expelled" if built.expelled else ""
     say(
-        f"{named.title} at {built.directory}: {built.bank_images} images in {len(built.slices)} slices ({'; '.join(built.slices)}), "
-        f"{built.points} points, coreset error {built.coreset_error:.4f}; calibrated on {built.calibration_images}, so budgets down "
-        f"to {built.smallest_budget:.4f} can be kept; {built.excluded} unusable{expelled}"
+        f"{named.title} at {built.directory}: {built.bank_images} images in {len(built.slices)} slices "
+        f"({'; '.join(built.slices)}), {built.points} points, coreset error {built.coreset_error:.4f}; calibrated on "
+        f"{built.calibration_images}, so budgets down to {built.smallest_budget:.4f} can be kept; "
+        f"{built.excluded} unusable{expelled}"
     )
     say(f"next:   mdmf bank promote {named.title} --warehouse {warehouse}")
 
@@ -88,8 +89,9 @@ def calibrate(
         )  # fmt: skip
     done = found.calibrated
     say(
-        f"{found.title}, calibration {found.version}: {done.images} images ({', '.join(f'{n} {d}' for d, n in done.by_slice.items())}), "
-        f"{done.skipped} skipped because the bank holds them; budgets from {done.smallest_budget:.4f}"
+        f"{found.title}, calibration {found.version}: {done.images} images "
+        f"({', '.join(f'{n} {d}' for d, n in done.by_slice.items())}), {done.skipped} skipped because the bank holds "
+        f"them; budgets from {done.smallest_budget:.4f}"
     )
     say(f"next:   mdmf bank promote {found.title} --calibration {found.version} --warehouse {warehouse}")
 
@@ -189,7 +191,8 @@ def promote(
 
             found = flow(bank=f"@{alias}", warehouse=warehouse, scorer=scorer)
             say(
-                f"{found.images} images of {found.shards} shards scored again, {found.without_signatures} without kept signatures"
+                f"{found.images} images of {found.shards} shards scored again, "
+                f"{found.without_signatures} shards without signatures"
             )
 
 

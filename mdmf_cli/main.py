@@ -62,8 +62,9 @@ def curate(
     with plain_errors():
         result = flow(
             source=source, warehouse=warehouse, scorer=scorer, bank=bank, calibration=calibration,
-            keep_signatures=keep_signatures, shards_per_task=shards_per_task, images_per_slice=images_per_slice, max_shards=max_shards, batch_images=batch_images,
-            decode_threads=decode_threads, device=device, storage_block=storage_block, promote=promote,
+            keep_signatures=keep_signatures, shards_per_task=shards_per_task, images_per_slice=images_per_slice,
+            max_shards=max_shards, batch_images=batch_images, decode_threads=decode_threads, device=device,
+            storage_block=storage_block, promote=promote,
         )  # fmt: skip
     console.print(
         f"{result.members} members = {result.scored} scored + {result.excluded} excluded; {result.complete} shards complete, "
@@ -98,8 +99,8 @@ def rescore(
             storage_block=storage_block,
         )  # fmt: skip
     console.print(
-        f"{found.images} images of {found.shards} shards in {found.seconds:.1f} s; {found.already_complete} shards complete before, "
-        f"{found.without_signatures} without kept signatures (curate those with --bank {bank})",
+        f"{found.images} images of {found.shards} shards in {found.seconds:.1f} s; {found.already_complete} shards complete "
+        f"before, {found.without_signatures} without kept signatures (curate those with --bank {bank})",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
 

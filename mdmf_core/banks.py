@@ -41,7 +41,8 @@ class BankMember:
 
 _MEMBERS = pa.schema(
     [("source", pa.string()), ("key", pa.string()), ("sha256", pa.string()), ("domain", pa.string()), ("licence", pa.string()),
-     ("format", pa.string()), ("width", pa.int32()), ("height", pa.int32()), ("jpeg_quality", pa.int32()), ("score", pa.float64())]
+     ("format", pa.string()), ("width", pa.int32()), ("height", pa.int32()), ("jpeg_quality", pa.int32()),
+     ("score", pa.float64())]
 )  # fmt: skip
 
 
@@ -170,8 +171,8 @@ def bank_from_files(read: Callable[[str], bytes]) -> Bank:
             scorer_id=card["scorer_id"],
             slices=tuple(
                 Slice(
-                    s["domain"], tensors[f"{number}.points"], tensors[f"{number}.weights"], s["error"], s["patches"], s["images"],
-                    card["sigma"],
+                    s["domain"], tensors[f"{number}.points"], tensors[f"{number}.weights"], s["error"], s["patches"],
+                    s["images"], card["sigma"],
                 )
                 for number, s in enumerate(card["slices"])
             ),
@@ -200,7 +201,7 @@ def require_slices(images: dict[str, int], least: int, what: str) -> None:
     if few:
         listed = ", ".join(f"{name!r} has {count}" for name, count in few.items())
         raise ArtifactError(
-            f"every slice needs at least {least} images for the {what}: {listed}. Add images, or cut fewer domains and conditions"
+            f"every slice needs at least {least} images for the {what}: {listed}. Add images, or cut fewer slices"
         )
 
 

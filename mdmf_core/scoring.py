@@ -124,9 +124,9 @@ class Scorer:
     def score(self, found: Signatures, shapes: Sequence[ImageShape], bank: Bank, calibration: Calibration) -> list[ImageScore]:
         """One row per image, against the slice that speaks most for it.
 
-        The rule: of the slices whose support covers the image and whose domain may be its own, the one with the largest p-value;
-        so a real image of any of these domains is flagged at most at the asked rate. Where there is none, the largest p-value
-        of all slices, and ``in_support`` is false.
+        The rule: of the slices whose support covers the image and whose domain may be its own, the one with the largest
+        p-value; so a real image of any of these domains is flagged at most at the asked rate. Where there is none, the largest
+        p-value of all slices, and ``in_support`` is false.
         """
         terms = self.terms(found.vectors, found.counts, bank)
         scores = torch.stack([self.statistic.score(part) for part in terms], 1).cpu().numpy()

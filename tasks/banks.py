@@ -101,8 +101,9 @@ def build(settings: BuildSettings, scorer: Scorer) -> BuiltBank:
         halves = [image for image in usable if in_bank_half(image)], [image for image in usable if not in_bank_half(image)]
         if min(len(half) for half in halves) < _LEAST:
             raise MdmfError(
-                f"{settings.source}: {len(usable)} usable images ({excluded} excluded) leave {len(halves[0])} for the bank and "
-                f"{len(halves[1])} for calibration; at least {_LEAST} of each are needed, and 1 / FPR of the latter to be useful"
+                f"{settings.source}: {len(usable)} usable images ({excluded} excluded) leave {len(halves[0])} for the bank "
+                f"and {len(halves[1])} for calibration; at least {_LEAST} of each are needed, "
+                "and 1 / FPR of the latter to be useful"
             )
         try:
             bank = assemble(settings, scorer, halves[0])

@@ -69,7 +69,7 @@ class BankHealth:
         age = "" if self.age_days is None else f", {self.age_days:.0f} days old"
         lines = [f"Bank `{self.bank}` ({self.bank_id[:12]}){age}: {'; '.join(self.alarms) or 'all in band'}", ""]
         lines.append(
-            "| slice | members | calibrated | budgets from | halves MMD² (p) | calibration p | corpus | flagged 5 % | drift MMD² (p) |"
+            "| slice | members | calibrated | budgets from | halves MMD² (p) | calibration p | corpus | at 5 % | drift MMD² (p) |"
         )
         lines.append("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
         for part in self.slices:
@@ -148,14 +148,15 @@ def _corpus(
     ids = [str(short_id(bank.bank_id)), str(short_id(calibration.calibration_id))]
     with connect(warehouse, read_only=True) as connection:
         rows = connection.execute(
-            "SELECT domain, count(*), count(*) FILTER (in_support), count(*) FILTER (in_support AND p_value <= 0.05) FROM scores "
-            "WHERE bank_id = ? AND calibration_id = ? GROUP BY domain",
+            "SELECT domain, count(*), count(*) FILTER (in_support), count(*) FILTER (in_support AND p_value <= 0.05) "
+            "FROM scores WHERE bank_id = ? AND calibration_id = ? GROUP BY domain",
             ids,
         ).fetchall()
         registered = connection.execute("SELECT registered_at FROM banks WHERE bank_id = ?", ids[:1]).fetchone()
         shards = connection.execute(
-            "SELECT sh.shard_id::VARCHAR, sh.url, sh.size_bytes, sh.fingerprint, s.digest FROM shards sh JOIN scorers s USING (scorer_id) "
-            "WHERE sh.state = 'complete' AND NOT sh.superseded AND sh.bank_id = ? AND sh.calibration_id = ? ORDER BY committed_at DESC",
+            "SELECT sh.shard_id::VARCHAR, sh.url, sh.size_bytes, sh.fingerprint, s.digest FROM shards sh "
+            "JOIN scorers s USING (scorer_id) WHERE sh.state = 'complete' AND NOT sh.superseded AND sh.bank_id = ? "
+            "AND sh.calibration_id = ? ORDER BY committed_at DESC",
             ids,
         ).fetchall()
         recent: dict[str, list[Float[np.ndarray, " r"]]] = {}

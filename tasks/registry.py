@@ -76,10 +76,10 @@ def register_bank(connection: duckdb.DuckDBPyConnection, bank: Bank, url: str) -
     if connection.execute("SELECT 1 FROM banks WHERE bank_id = ?", [identity]).fetchall():
         return
     connection.execute(
-        "INSERT INTO banks (bank_id, scorer_id, name, digest, points, patches, images, sigma, coreset_error, registered_at, version, "
-        "url) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, coalesce(max(version), 0) + 1, ? FROM banks WHERE name = ?",
-        [identity, str(short_id(bank.scorer_id)), bank.name, bank.bank_id, bank.points, bank.patches, len(bank.members), bank.sigma,
-         bank.coreset_error, datetime.now(UTC), url, bank.name],
+        "INSERT INTO banks (bank_id, scorer_id, name, digest, points, patches, images, sigma, coreset_error, registered_at, "
+        "version, url) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, coalesce(max(version), 0) + 1, ? FROM banks WHERE name = ?",
+        [identity, str(short_id(bank.scorer_id)), bank.name, bank.bank_id, bank.points, bank.patches, len(bank.members),
+         bank.sigma, bank.coreset_error, datetime.now(UTC), url, bank.name],
     )  # fmt: skip
     connection.register("members", pd.DataFrame([asdict(member) for member in bank.members]))
     connection.execute("INSERT INTO bank_members SELECT ?::UUID, source, key, sha256, domain, licence FROM members", [identity])
@@ -92,8 +92,9 @@ def register_calibration(connection: duckdb.DuckDBPyConnection, calibration: Cal
     if connection.execute("SELECT 1 FROM calibrations WHERE calibration_id = ?", [identity]).fetchall():
         return
     connection.execute(
-        "INSERT INTO calibrations (calibration_id, scorer_id, bank_id, domain, digest, images, smallest_budget, registered_at, version, "
-        "url) SELECT ?, ?, ?, ?, ?, ?, ?, ?, coalesce(max(version), 0) + 1, ? FROM calibrations WHERE bank_id = ?",
+        "INSERT INTO calibrations (calibration_id, scorer_id, bank_id, domain, digest, images, smallest_budget, "
+        "registered_at, version, url) SELECT ?, ?, ?, ?, ?, ?, ?, ?, coalesce(max(version), 0) + 1, ? "
+        "FROM calibrations WHERE bank_id = ?",
         [identity, str(short_id(calibration.scorer_id)), bank, "; ".join(part.domain for part in calibration.slices),
          calibration.calibration_id, calibration.images, calibration.smallest_budget, datetime.now(UTC), url, bank],
     )  # fmt: skip
@@ -213,8 +214,8 @@ def listing(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
         entry = find(connection, f"@{name}")
         aliases.setdefault((entry.bank_id, entry.calibration_id), []).append(f"@{name}")
     rows = connection.execute(
-        "SELECT b.bank_id::VARCHAR, c.calibration_id::VARCHAR, b.name || '@' || b.version AS bank, c.version AS calibration, b.images, "
-        "b.points, b.coreset_error, c.domain AS domains, c.images AS calibrated, c.smallest_budget, "
+        "SELECT b.bank_id::VARCHAR, c.calibration_id::VARCHAR, b.name || '@' || b.version AS bank, c.version AS calibration, "
+        "b.images, b.points, b.coreset_error, c.domain AS domains, c.images AS calibrated, c.smallest_budget, "
         "coalesce(sum(s.scored), 0)::BIGINT AS scored, b.retired_at IS NOT NULL AS retired, b.registered_at "
         "FROM banks b JOIN calibrations c USING (bank_id) "
         "LEFT JOIN shards s ON s.bank_id = b.bank_id AND s.calibration_id = c.calibration_id AND NOT s.superseded "
@@ -250,8 +251,9 @@ def describe(
     ).fetchall()[0]
     facts = {
         "bank": entry.title + (" (retired)" if entry.retired else ""), "id": digest, "scorer": scorer, "lies at": entry.url,
-        "registered": f"{registered:%Y-%m-%d %H:%M}", "images": images, "patches": patches, "points": points, "error": f"{error:.5f}",
-        "bandwidth": f"{sigma:.4f}", "calibration": f"{entry.calibration_version} ({entry.calibration_url or 'in its directory'})",
+        "registered": f"{registered:%Y-%m-%d %H:%M}", "images": images, "patches": patches, "points": points,
+        "error": f"{error:.5f}", "bandwidth": f"{sigma:.4f}",
+        "calibration": f"{entry.calibration_version} ({entry.calibration_url or 'in its directory'})",
     }  # fmt: skip
     budgets = _rows(
         connection,
@@ -261,8 +263,8 @@ def describe(
     )
     history = _rows(
         connection,
-        "SELECT a.alias, strftime(a.promoted_at, '%Y-%m-%d %H:%M:%S') AS promoted_at, c.version AS calibration FROM bank_aliases a "
-        "JOIN calibrations c USING (calibration_id) WHERE a.bank_id = ? ORDER BY a.promoted_at",
+        "SELECT a.alias, strftime(a.promoted_at, '%Y-%m-%d %H:%M:%S') AS promoted_at, c.version AS calibration "
+        "FROM bank_aliases a JOIN calibrations c USING (calibration_id) WHERE a.bank_id = ? ORDER BY a.promoted_at",
         [entry.bank_id],
     )
     return facts, budgets, history
@@ -277,8 +279,9 @@ def difference(connection: duckdb.DuckDBPyConnection, bank_a: str, bank_b: str, 
         title: _rows(
             connection,
             "SELECT version, points, patches, coreset_error AS error, images, "
-            "(SELECT count(*) FROM (SELECT sha256 FROM bank_members m WHERE m.bank_id = b.bank_id EXCEPT SELECT sha256 FROM bank_members o "
-            " WHERE o.bank_id = ?)) AS images_only_here FROM banks b WHERE bank_id = ?",
+            "(SELECT count(*) FROM (SELECT sha256 FROM bank_members m WHERE m.bank_id = b.bank_id "
+            " EXCEPT SELECT sha256 FROM bank_members o WHERE o.bank_id = ?)) AS images_only_here "
+            "FROM banks b WHERE bank_id = ?",
             [other.bank_id, one.bank_id],
         )[0]
         for title, one, other in ((bank_a, a, b), (bank_b, b, a))

@@ -35,9 +35,11 @@ def plan_rescore(warehouse: str, folder: str, kit: ScoringKit) -> RescorePlan:
     with connect(warehouse, read_only=True) as connection:
         rows = connection.execute(
             "SELECT sh.url, sh.kind, sh.size_bytes, sh.fingerprint, s.digest, b.digest, c.digest, "
-            "  bool_or(sh.bank_id = ? AND sh.calibration_id = ?) OVER (PARTITION BY sh.url, sh.size_bytes, sh.fingerprint) AS done "
-            "FROM shards sh JOIN scorers s USING (scorer_id) JOIN banks b USING (bank_id) JOIN calibrations c USING (calibration_id) "
-            "WHERE sh.state = 'complete' AND NOT sh.superseded AND sh.scorer_id = ? ORDER BY sh.url, sh.committed_at DESC",
+            "bool_or(sh.bank_id = ? AND sh.calibration_id = ?) "
+            "  OVER (PARTITION BY sh.url, sh.size_bytes, sh.fingerprint) AS done "
+            "FROM shards sh JOIN scorers s USING (scorer_id) JOIN banks b USING (bank_id) "
+            "JOIN calibrations c USING (calibration_id) WHERE sh.state = 'complete' AND NOT sh.superseded AND sh.scorer_id = ? "
+            "ORDER BY sh.url, sh.committed_at DESC",
             [new[1], new[2], new[0]],
         ).fetchall()
     shards: dict[str, tuple[Shard, WorkKey]] = {}
