@@ -158,6 +158,8 @@ def bank_from_files(read: Callable[[str], bytes]) -> Bank:
     """
     try:
         card: dict[str, Any] = json.loads(read(CARD))
+        if "slices" not in card and "bank_id" in card:
+            raise ArtifactError(f"bank {card.get('name')!r} was built by an earlier version of this program; build it again")
         contents = {name: read(name) for name in (TENSORS, MEMBERS)}
         for name, data in contents.items():
             if sha256_hex(data) != card["files"][name]:

@@ -69,7 +69,7 @@ class BankHealth:
         age = "" if self.age_days is None else f", {self.age_days:.0f} days old"
         lines = [f"Bank `{self.bank}` ({self.bank_id[:12]}){age}: {'; '.join(self.alarms) or 'all in band'}", ""]
         lines.append(
-            "| slice | members | calibrated | budgets from | halves MMD² (p) | calibration p | corpus | at 5 % | drift MMD² (p) |"
+            "| slice | members | calibrated | budgets from | halves MMD² (p) | calibration p | corpus | at 5 % | drift (p) |"
         )
         lines.append("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
         for part in self.slices:

@@ -89,6 +89,10 @@ def resolve_bank(warehouse: str, scorer: str, bank: str, calibration: str | None
             )
         return own_bank(scorer) if bank == DEFAULT else bank, calibration
     number = int(calibration) if calibration is not None and calibration.isdigit() else None
+    if not os.path.exists(warehouse):
+        raise ArtifactError(
+            f"no bank {bank!r}: it is no folder, and there is no warehouse at {warehouse} whose registry knows it"
+        )
     with connect(warehouse) as connection:
         migrate(connection)
         entry = find(connection, bank, number)

@@ -19,6 +19,7 @@ from mdmf_core.banks import Bank, BankMember, Slice
 from mdmf_core.calibration import CARD as CALIBRATION
 from mdmf_core.coreset import compress, herding
 from mdmf_core.digests import digest_of
+from mdmf_core.errors import ArtifactError
 from mdmf_core.evaluation import Figure, markdown, per_generator, shuffled_labels, table
 from mdmf_core.kernels import median_heuristic
 from mdmf_core.peers import PEERS, train_probe, train_vote
@@ -141,18 +142,6 @@ def publish_scorer(
 ) -> Trained:
     name = os.path.basename(settings.out.rstrip("/"))
     scorer = with_signature(raw, name, fitted.signature, statistic, fitted.sigma)
-    stored = data.images["stored"]
-    in_bank = (data.role == "bank") & ~stored.generated
-    vectors = signatures(scorer.signature, bank_tokens(stored.subset(in_bank), 20_000))
-    images = [
-        RealImage(_member(f), f.shape, stored.embeddings[at], partial(signatures, scorer.signature, stored.tokens[at]))
-        for at, f in enumerate(data.facts)
-    ]
-    part = Slice.of(DOMAIN, compress([vectors], settings.points, fitted.sigma), int(in_bank.sum()), fitted.sigma)
-    bare = Bank(name, scorer.scorer_id, (part,), fitted.sigma, ())
-    bank = with_members(bare, scorer, [images[at] for at in np.flatnonzero(in_bank).tolist()])
-    used = np.flatnonzero((data.role == "calibrate") & ~stored.generated).tolist()
-    calibration = calibrate(scorer, bank, [images[at] for at in used])
     seen = pa.table(
         {
             "sha256": [f.sha256 for f in data.facts],
@@ -164,7 +153,7 @@ def publish_scorer(
     )
     buffer = io.BytesIO()
     pq.write_table(seen, buffer, compression="zstd")
-    contents = {f"bank/{key}": value for key, value in ({CALIBRATION: calibration.file()} | bank.files()).items()}
+    contents = {f"bank/{key}": value for key, value in own_bank(name, scorer, data, settings.points).items()}
     contents |= {SEEN: buffer.getvalue(), PEERS: _peer_weights(data)} | scorer_files(scorer, settings.backbone, record)
     publish(settings.out, contents, settings.storage_block)
     figures = held_out.tables(data.images[HEADLINE])[f"mdmf, {HEADLINE}"]
@@ -174,6 +163,30 @@ def publish_scorer(
         settings.out, scorer.scorer_id, choice.objective, choice.statistic, len(data.facts), data.excluded, mean, pooled.auroc,
         markdown(figures),
     )  # fmt: skip
+
+
+def own_bank(name: str, scorer: Scorer, data: TrainingData, points: int) -> dict[str, bytes]:
+    """The files of the bank that lies in a scorer's directory: one slice, as many patches of every source, and its calibration.
+
+    Raises:
+        ArtifactError: a scorer without a bandwidth of its own.
+    """
+    sigma = scorer.sigma
+    if sigma is None:
+        raise ArtifactError(f"scorer {scorer.name} has no bandwidth")
+    stored = data.images["stored"]
+    in_bank = (data.role == "bank") & ~stored.generated
+    vectors = signatures(scorer.signature, bank_tokens(stored.subset(in_bank), 20_000))
+    images = [
+        RealImage(_member(f), f.shape, stored.embeddings[at], partial(signatures, scorer.signature, stored.tokens[at]))
+        for at, f in enumerate(data.facts)
+    ]
+    part = Slice.of(DOMAIN, compress([vectors], points, sigma), int(in_bank.sum()), sigma)
+    bare = Bank(name, scorer.scorer_id, (part,), sigma, ())
+    bank = with_members(bare, scorer, [images[at] for at in np.flatnonzero(in_bank).tolist()])
+    used = np.flatnonzero((data.role == "calibrate") & ~stored.generated).tolist()
+    calibration = calibrate(scorer, bank, [images[at] for at in used])
+    return {CALIBRATION: calibration.file()} | bank.files()
 
 
 def _member(facts: ImageFacts) -> BankMember:

@@ -11,7 +11,7 @@ os.environ["DO_NOT_TRACK"] = "1"
 import pytest
 import timm
 import torch
-from fabricate import encoded
+from fabricate import build_settings, encoded
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_HOME, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 from safetensors.torch import save_file
@@ -41,9 +41,8 @@ def real_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def tiny_bank(tiny_scorer: str, real_folder: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A bank directory for ``tiny_scorer``, with calibration."""
-    directory = str(tmp_path_factory.mktemp("banks") / "tiny")
-    build(real_folder, load_scorer(tiny_scorer, "cpu"), directory, 100, 200, "photo", None)
-    return directory
+    store = str(tmp_path_factory.mktemp("banks"))
+    return build(build_settings(real_folder, store, tiny_scorer), load_scorer(tiny_scorer, "cpu")).directory
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tasks.banks import BuildSettings
+
 ROOT = Path(__file__).parent.parent
 # Everything that must not depend on when, where or in which run a row was made.
 CONTENT = (
@@ -72,3 +74,12 @@ def write_labelled(folder: Path, groups: str = "abc", images: int = 16) -> Path:
             (folder / "real" / group / f"{seed}.jpg").write_bytes(encoded(seed))
             (folder / "generated" / group / f"{seed}.jpg").write_bytes(generated(5000 + seed))
     return folder
+
+
+def build_settings(source: object, store: object, scorer: str, **changes: object) -> BuildSettings:
+    """A small bank called tiny."""
+    defaults = {
+        "name": "tiny", "points": 100, "max_error": 0.0, "compression": "herding", "max_images": 400, "domains": "photo",
+        "match": (), "expel": None, "device": "cpu", "storage_block": None,
+    }  # fmt: skip
+    return BuildSettings(source=str(source), store=str(store), scorer=scorer, **defaults | changes)

@@ -9,24 +9,31 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdmf_core.banks import Bank, BankMember
-from mdmf_core.calibration import Calibration, Support, calibration_from_file, require_disjoint, require_match
+from mdmf_core.banks import Bank, BankMember, Slice
+from mdmf_core.calibration import Calibration, CalibrationSlice, budget, calibration_from_file, require_disjoint, require_match
+from mdmf_core.domains import Support
 from mdmf_core.errors import ArtifactError
+from mdmf_core.records import ImageShape
 
-SUPPORT = Support(side_min=200, side_max=1000, quality_min=70, lossless=False)
+SUPPORT = Support(side_min=200, side_max=1000, short_max=900, quality_min=70, quality_max=100, lossless=False)
+
+
+def part(scores: list[float]) -> CalibrationSlice:
+    return CalibrationSlice("photo", tuple(scores), SUPPORT, ("1" * 64, "2" * 64))
 
 
 def calibration(scores: list[float], scorer_id: str = "a" * 64, bank_id: str = "b" * 64) -> Calibration:
-    return Calibration(scorer_id, bank_id, "photo", tuple(scores), SUPPORT, ("1" * 64, "2" * 64))
+    return Calibration(scorer_id, bank_id, (part(scores),))
 
 
 def bank(scorer_id: str = "a" * 64) -> Bank:
     members = (BankMember("s", "k", "1" * 64), BankMember("s", "l", "3" * 64))
-    return Bank("photos", scorer_id, torch.eye(2), torch.tensor([0.5, 0.5], dtype=torch.float64), 1.0, 0.0, 2, members)
+    points = Slice("photo", torch.eye(2), torch.tensor([0.5, 0.5], dtype=torch.float64), 0.0, 2, 2, 1.0)
+    return Bank("photos", scorer_id, (points,), 1.0, members)
 
 
 def test_p_values_of_a_hand_case_with_ties() -> None:
-    made = calibration([0.1, 0.2, 0.2, 0.4])
+    made = part([0.1, 0.2, 0.2, 0.4])
     # (1 + number at or above) / 5
     got = made.p_values(np.array([0.0, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5]))
     np.testing.assert_allclose(got, [1.0, 1.0, 0.8, 0.8, 0.4, 0.4, 0.2], rtol=0, atol=1e-15)
@@ -38,7 +45,7 @@ def test_p_values_of_a_hand_case_with_ties() -> None:
     st.lists(st.floats(-6, 6).map(lambda v: round(v, 1)), min_size=1, max_size=40),
 )
 def test_p_values_equal_their_definition_fall_with_the_score_and_are_never_zero(reals: list[float], asked: list[float]) -> None:
-    made = calibration(sorted(reals))
+    made = part(sorted(reals))
     got = made.p_values(np.array(asked))
     expected = [(1 + sum(real >= score for real in reals)) / (len(reals) + 1) for score in asked]
     np.testing.assert_allclose(got, expected, rtol=1e-15)
@@ -48,7 +55,7 @@ def test_p_values_equal_their_definition_fall_with_the_score_and_are_never_zero(
 
 
 def test_the_smallest_budget_is_the_p_value_of_an_image_above_every_real_one() -> None:
-    made = calibration([float(i) for i in range(99)])
+    made = part([float(i) for i in range(99)])
     assert made.smallest_budget == 0.01 == made.p_values(np.array([1e9]))[0]
 
 
@@ -56,7 +63,7 @@ def test_p_values_are_uniform_when_the_image_is_exchangeable_with_the_real_ones(
     random = np.random.default_rng(0)
     n, draws = 19, 8000
     scores = random.normal(size=(draws, n + 1))
-    p = np.array([calibration(sorted(row[:n].tolist())).p_values(row[n:])[0] for row in scores])
+    p = np.array([part(sorted(row[:n].tolist())).p_values(row[n:])[0] for row in scores])
     counts = np.bincount(np.rint(p * (n + 1)).astype(int), minlength=n + 2)[1:]
     expected = draws / (n + 1)
     assert counts.sum() == draws
@@ -66,7 +73,7 @@ def test_p_values_are_uniform_when_the_image_is_exchangeable_with_the_real_ones(
 
 def test_a_score_that_is_not_a_number_gets_no_p_value_that_would_flag_it() -> None:
     try:
-        got = calibration([0.1, 0.2, 0.3]).p_values(np.array([np.nan]))
+        got = part([0.1, 0.2, 0.3]).p_values(np.array([np.nan]))
     except ValueError:
         return
     assert not got[0] < 1
@@ -75,12 +82,12 @@ def test_a_score_that_is_not_a_number_gets_no_p_value_that_would_flag_it() -> No
 @pytest.mark.parametrize("scores", [[], [0.1, float("nan")], [float("-inf"), 0.1]])
 def test_a_calibration_without_finite_scores_is_refused(scores: list[float]) -> None:
     with pytest.raises(ValueError, match="at least one real image, and finite scores"):
-        calibration(scores)
+        part(scores)
 
 
 def test_unsorted_scores_are_refused() -> None:
     with pytest.raises(ValueError, match="ascending"):
-        calibration([0.2, 0.1])
+        part([0.2, 0.1])
 
 
 @pytest.mark.parametrize(
@@ -93,16 +100,18 @@ def test_unsorted_scores_are_refused() -> None:
         (200, 1001, 70, False),
         (1001, 200, 70, False),
         (200, 1000, 69, False),
+        (900, 1000, 90, True),
+        (901, 1000, 90, False),
         (500, 500, None, False),
     ],
 )
 def test_support_ends_exactly_at_its_edges(width: int, height: int, quality: int | None, covered: bool) -> None:
-    assert SUPPORT.covers(width, height, quality) is covered
+    assert SUPPORT.covers(ImageShape(width, height, quality, None)) is covered
 
 
 def test_lossless_images_are_covered_only_when_lossless_ones_were_calibrated() -> None:
-    assert replace(SUPPORT, lossless=True).covers(500, 500, None)
-    assert not replace(SUPPORT, lossless=True).covers(199, 500, None)
+    assert replace(SUPPORT, lossless=True).covers(ImageShape(500, 500, None, None))
+    assert not replace(SUPPORT, lossless=True).covers(ImageShape(199, 500, None, None))
 
 
 def test_a_calibration_survives_its_file_unchanged() -> None:
@@ -115,20 +124,24 @@ def test_a_calibration_survives_its_file_unchanged() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"scores": [0.1, 0.25]},
-        {"scores": [0.1]},
-        {"domain": "art"},
+        {"slices": [{"scores": [0.1, 0.25]}]},
+        {"slices": [{"scores": [0.1]}]},
+        {"slices": [{"domain": "art"}]},
         {"scorer_id": "c" * 64},
         {"bank_id": "c" * 64},
-        {"sha256s": []},
-        {"support": asdict(SUPPORT) | {"lossless": True}},
+        {"slices": [{"sha256s": []}]},
+        {"slices": [{"support": asdict(SUPPORT) | {"lossless": True}}]},
+        {"slices": [{"support": asdict(SUPPORT) | {"resized": [True]}}]},
         {"calibration_id": "c" * 64},
     ],
-    ids=lambda change: next(iter(change)),
+    ids=str,
 )
 def test_a_tampered_calibration_is_refused_with_both_digests(change: dict[str, object]) -> None:
     made = calibration([0.1, 0.2])
-    record = json.loads(made.file()) | change
+    record = json.loads(made.file())
+    if "slices" in change:
+        change = {"slices": [record["slices"][0] | change["slices"][0]]}
+    record |= change
     stated = record["calibration_id"]
     with pytest.raises(ArtifactError, match=rf"digests to [0-9a-f]{{64}}, its card says {stated}"):
         calibration_from_file(json.dumps(record).encode())
@@ -145,7 +158,8 @@ def test_a_file_that_is_no_calibration_is_refused(data: bytes) -> None:
 
 def test_scores_that_are_not_numbers_or_not_sorted_are_refused() -> None:
     for scores in (["a"], [None], [0.2, 0.1], []):
-        record = json.loads(calibration([0.1]).file()) | {"scores": scores}
+        record = json.loads(calibration([0.1]).file())
+        record["slices"][0]["scores"] = scores
         with pytest.raises(ArtifactError, match="not a calibration"):
             calibration_from_file(json.dumps(record).encode())
 
@@ -174,3 +188,44 @@ def test_a_calibration_image_that_is_in_the_bank_is_refused_by_name() -> None:
     with pytest.raises(ArtifactError, match=f"1 calibration images are also in bank 'photos', first {'3' * 64}"):
         require_disjoint(bank(), ("3" * 64, "7" * 64))
     require_disjoint(bank(), ("7" * 64,))
+
+
+def test_slices_that_are_not_the_banks_are_refused() -> None:
+    made = Calibration("a" * 64, bank().bank_id, (part([0.1]), part([0.2])))
+    with pytest.raises(ArtifactError, match=r"has the slices \['photo'\], the calibration \['photo', 'photo'\]"):
+        require_match("a" * 64, bank(), made)
+
+
+@pytest.mark.parametrize(
+    ("fpr", "n", "low", "high"),
+    [(0.05, 1000, 0.039, 0.062), (0.01, 1000, 0.0054, 0.0157), (0.01, 5000, 0.0078, 0.0124)],  # shared method notes, section 4
+)
+def test_the_range_of_the_realised_rate(fpr: float, n: int, low: float, high: float) -> None:
+    found = budget(n, fpr)
+    assert (found.low, found.high) == (pytest.approx(low, abs=6e-4), pytest.approx(high, abs=6e-4))
+
+
+def test_the_range_and_the_sure_line_hold_in_simulation() -> None:
+    random = np.random.default_rng(0)
+    n, fpr = 400, 0.05
+    found = budget(n, fpr)
+    calibrations = np.sort(random.uniform(size=(4000, n)), axis=1)
+    # The rule flags what lies above all but rank - 1 calibration scores; of uniform reals, exactly 1 - that score.
+    realised = 1 - calibrations[:, n - found.rank]
+    inside = ((realised >= found.low) & (realised <= found.high)).mean()
+    assert 0.88 < inside < 0.92
+    assert found.sure_line is not None
+    rank = round(found.sure_line * (n + 1))
+    kept = (1 - calibrations[:, n - rank] <= fpr).mean()
+    assert 0.945 < kept < 0.99
+    assert (1 - calibrations[:, n - rank - 1] <= fpr).mean() < 0.955  # one rank more would not keep it
+
+
+def test_budgets_that_cannot_be_kept_say_what_they_take() -> None:
+    assert budget(99, 0.01).rank == 1
+    assert budget(99, 0.01).sure_line is None
+    with pytest.raises(ValueError, match=r"budget 0\.01 cannot be kept by 98 calibration images; it takes 99"):
+        budget(98, 0.01)
+    for wrong in (0.0, 1.0, -0.1, 2.0):
+        with pytest.raises(ValueError, match="lies between 0 and 1"):
+            budget(98, wrong)

@@ -22,6 +22,7 @@ from mdmf_core.digests import tensors_digest
 from mdmf_core.errors import ArtifactError
 from mdmf_core.forensic import ForensicBackbone
 from mdmf_core.pfs import PatchSignature
+from mdmf_core.records import ImageShape
 from mdmf_core.scorers import (
     CARD,
     PRESETS,
@@ -189,10 +190,11 @@ def test_bundled_scorer_bank_and_calibration_belong_together():
     bank = bank_from_files(lambda name: read_default(f"bank/{name}"))
     calibration = calibration_from_file(read_default(f"bank/{CALIBRATION}"))
     require_match(scorer.scorer_id, bank, calibration)
-    assert not {member.sha256 for member in bank.members} & set(calibration.sha256s)
+    (calibrated,) = calibration.slices
+    assert not {member.sha256 for member in bank.members} & set(calibrated.sha256s)
     roles = {row["sha256"]: row["role"] for row in pq.read_table(DEFAULT / SEEN).to_pylist()}
     assert {roles[member.sha256] for member in bank.members} == {"bank"}
-    assert {roles[sha256] for sha256 in calibration.sha256s} == {"calibrate"}
+    assert {roles[sha256] for sha256 in calibrated.sha256s} == {"calibrate"}
 
 
 def test_an_image_scores_the_same_in_any_batch():
@@ -200,11 +202,14 @@ def test_an_image_scores_the_same_in_any_batch():
     bank = bank_from_files(lambda name: read_default(f"bank/{name}"))
     calibration = calibration_from_file(read_default(f"bank/{CALIBRATION}"))
     images = [crops_of(seed, 1 + 5 * seed % 16, 64) for seed in range(8)]
-    alone = [scorer.score([image], bank, calibration)[0].score for image in images]
+
+    def scores(some: list[np.ndarray]) -> list[float]:
+        shapes = [ImageShape(300, 300, 90, None)] * len(some)
+        return [row.score for row in scorer.score(scorer.extract(some), shapes, bank, calibration)]
+
+    alone = [scores([image])[0] for image in images]
     for size in (3, 8):
-        together = [
-            s.score for start in range(0, 8, size) for s in scorer.score(images[start : start + size], bank, calibration)
-        ]
+        together = [score for start in range(0, 8, size) for score in scores(images[start : start + size])]
         assert np.abs(np.subtract(alone, together)).max() < 1e-5  # the stated tolerance
 
 

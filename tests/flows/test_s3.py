@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import s3fs
-from fabricate import CONTENT, write_labelled, write_shard
+from fabricate import CONTENT, build_settings, write_labelled, write_shard
 from prefect.blocks.system import Secret
 
 from mdmf_core.errors import MdmfError, SourceError
@@ -93,9 +93,9 @@ def test_credentials_from_a_prefect_block(curate, bucket, tmp_path, monkeypatch)
 
 def test_banks_are_read_from_and_written_to_s3(curate, signed_in, tiny_scorer, real_folder, tmp_path):
     shutil.rmtree(signed_in / "banks", ignore_errors=True)
-    built = build(real_folder, load_scorer(tiny_scorer, "cpu"), "s3://corpus/banks/tiny", 50, 80, "photo", None)
+    built = build(build_settings(real_folder, "s3://corpus/banks", tiny_scorer, points=50), load_scorer(tiny_scorer, "cpu"))
     source = write_shard(tmp_path / "00000.tar", range(2))
-    assert curate(source, bank="s3://corpus/banks/tiny").scored == 2
+    assert curate(source, bank=built.directory).scored == 2
     found = query(str(tmp_path / "warehouse.duckdb"), "SELECT digest FROM banks")["digest"][0]
     assert found == built.bank_id
 
