@@ -213,27 +213,21 @@ def listing(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
     for (name,) in connection.execute("SELECT DISTINCT alias FROM bank_aliases ORDER BY alias").fetchall():
         entry = find(connection, f"@{name}")
         aliases.setdefault((entry.bank_id, entry.calibration_id), []).append(f"@{name}")
-    rows = connection.execute(
-        "SELECT b.bank_id::VARCHAR, c.calibration_id::VARCHAR, b.name || '@' || b.version AS bank, c.version AS calibration, "
-        "b.images, b.points, b.coreset_error, c.domain AS domains, c.images AS calibrated, c.smallest_budget, "
-        "coalesce(sum(s.scored), 0)::BIGINT AS scored, b.retired_at IS NOT NULL AS retired, b.registered_at "
+    rows = _rows(
+        connection,
+        "SELECT b.name || '@' || b.version AS bank, c.version AS cal, '' AS alias, b.images, c.images AS calibrated, "
+        "c.smallest_budget AS fpr_from, coalesce(sum(s.scored), 0)::BIGINT AS scored, b.bank_id::VARCHAR AS bank_id, "
+        "c.calibration_id::VARCHAR AS calibration_id, b.retired_at IS NOT NULL AS retired, b.registered_at "
         "FROM banks b JOIN calibrations c USING (bank_id) "
         "LEFT JOIN shards s ON s.bank_id = b.bank_id AND s.calibration_id = c.calibration_id AND NOT s.superseded "
-        "GROUP BY ALL ORDER BY b.registered_at, c.version"
-    ).fetchall()
-    names = (
-        "bank",
-        "calibration",
-        "images",
-        "points",
-        "error",
-        "domains",
-        "calibrated",
-        "smallest_budget",
-        "scored",
-        "retired",
+        "GROUP BY ALL ORDER BY b.registered_at, c.version",
+        [],
     )
-    return [dict(zip(names, row[2:12], strict=True)) | {"aliases": " ".join(aliases.get((row[0], row[1]), []))} for row in rows]
+    for row in rows:
+        retired = ["retired"] if row.pop("retired") else []
+        del row["registered_at"]
+        row["alias"] = " ".join(aliases.get((row.pop("bank_id"), row.pop("calibration_id")), []) + retired)
+    return rows
 
 
 Rows = list[dict[str, Any]]

@@ -28,9 +28,9 @@ def photo(seed: int, width: int = 256, height: int = 240) -> Image.Image:
     return Image.fromarray((np.asarray(coarse) + grain).clip(0, 255).astype(np.uint8))
 
 
-def encoded(seed: int, format: str = "JPEG", width: int = 256, height: int = 240) -> bytes:
+def encoded(seed: int, format: str = "JPEG", width: int = 256, height: int = 240, quality: int = 90) -> bytes:
     buffer = io.BytesIO()
-    photo(seed, width, height).save(buffer, format, **({"quality": 90} if format == "JPEG" else {}))
+    photo(seed, width, height).save(buffer, format, **({"quality": quality} if format == "JPEG" else {}))
     return buffer.getvalue()
 
 
@@ -56,12 +56,14 @@ def write_shard(path: Path, seeds: range, extra: dict[str, bytes] | None = None)
     return write_tar(path, files)
 
 
-def generated(seed: int, format: str = "JPEG") -> bytes:
+def generated(seed: int, format: str = "JPEG", quality: int = 75) -> bytes:
     """A picture as an upsampler leaves it: detail of half the resolution, and a faint checkerboard."""
     small = photo(seed, 128, 120).resize((256, 240), Image.Resampling.NEAREST)
     board = 6 * ((np.indices((240, 256)).sum(0) % 2) * 2 - 1)[:, :, None]
     buffer = io.BytesIO()
-    Image.fromarray((np.asarray(small) + board).clip(0, 255).astype(np.uint8)).save(buffer, format)
+    Image.fromarray((np.asarray(small) + board).clip(0, 255).astype(np.uint8)).save(
+        buffer, format, **({"quality": quality} if format == "JPEG" else {})
+    )
     return buffer.getvalue()
 
 

@@ -32,7 +32,20 @@ def warehouse(curate, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "command", [(), ("curate",), ("sql",), ("doctor",), ("demo",), ("report",), ("bank", "build"), ("train",), ("evaluate",)]
+    "command",
+    [
+        (),
+        ("curate",),
+        ("sql",),
+        ("doctor",),
+        ("demo",),
+        ("report",),
+        ("bank", "build"),
+        ("bank", "verify"),
+        ("rescore",),
+        ("train",),
+        ("evaluate",),
+    ],
 )
 def test_help_of_every_command(command):
     status, text = mdmf(*command, "--help")
@@ -113,12 +126,6 @@ def test_doctor_names_digests_and_fails_on_a_source_that_is_not_there(tiny_score
     status, text = mdmf("doctor", "--scorer", tiny_scorer, "--bank", tiny_bank, "--source", "s3://", "--source", "/nowhere")
     assert status == 1
     assert "wrong storage" in text
-
-
-def test_bank_build_refuses_to_overwrite(prefect_server, tiny_scorer, tiny_bank, real_folder):
-    status, text = mdmf("bank", "build", real_folder, "--out", tiny_bank, "--scorer", tiny_scorer)
-    assert status == 1
-    assert "does not change" in text
 
 
 def test_every_query_of_the_readme_runs_in_the_plain_shell(warehouse, tmp_path):
