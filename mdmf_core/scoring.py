@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from mdmf_core.banks import Bank, domain_of
+from mdmf_core.banks import Bank, Slice, domain_of
 from mdmf_core.calibration import Calibration
 from mdmf_core.crops import CropPlan
 from mdmf_core.digests import digest_of, tensors_digest
@@ -101,25 +101,17 @@ class Scorer:
         return Signatures(vectors, [count * per_crop for count in crops], means)
 
     @torch.inference_mode()
-    def terms(self, signatures: Float[Tensor, "patches d"], counts: list[int], bank: Bank) -> list[PatchTerms]:
-        """MMD terms of images that own ``counts`` patches each, against every slice of the bank."""
+    def terms(self, signatures: Float[Tensor, "patches d"], counts: list[int], slices: Sequence[Slice]) -> list[PatchTerms]:
+        """MMD terms of images that own ``counts`` patches each, against every slice."""
         vectors = signatures.to(self.device)
-        own = self_terms(vectors, counts, bank.sigma)
+        own = self_terms(vectors, counts, slices[0].sigma)
         return [
             patch_terms(
-                vectors, counts, part.points.to(self.device), part.weights.to(self.device), bank.sigma, part.bank_term,
+                vectors, counts, part.points.to(self.device), part.weights.to(self.device), part.sigma, part.bank_term,
                 self.statistic.k, own,
             )
-            for part in bank.slices
+            for part in slices
         ]  # fmt: skip
-
-    def scores(
-        self, signatures: Float[Tensor, "patches d"], counts: list[int], bank: Bank
-    ) -> Float[np.ndarray, "images slices"]:
-        """The headline statistic of every image against every slice."""
-        found = [self.statistic.score(terms) for terms in self.terms(signatures, counts, bank)]
-        columns: Float[np.ndarray, "images slices"] = torch.stack(found, 1).cpu().numpy()
-        return columns
 
     def score(self, found: Signatures, shapes: Sequence[ImageShape], bank: Bank, calibration: Calibration) -> list[ImageScore]:
         """One row per image, against the slice that speaks most for it.
@@ -128,7 +120,7 @@ class Scorer:
         p-value; so a real image of any of these domains is flagged at most at the asked rate. Where there is none, the largest
         p-value of all slices, and ``in_support`` is false.
         """
-        terms = self.terms(found.vectors, found.counts, bank)
+        terms = self.terms(found.vectors, found.counts, bank.slices)
         scores = torch.stack([self.statistic.score(part) for part in terms], 1).cpu().numpy()
         p_values = np.stack([part.p_values(scores[:, at]) for at, part in enumerate(calibration.slices)], 1)
         covered: Bool[np.ndarray, "images slices"] = np.array(

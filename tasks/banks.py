@@ -32,6 +32,7 @@ from tasks.storage import open_storage, read_bytes, storage_errors
 
 _PATCHES = 64  # kept of each bank image, on an even stride; neighbours in an image say nearly the same
 _MEDIAN_PATCHES = 2000  # that the bandwidth is taken from, where the scorer has none of its own
+Progress = Callable[[int], None]  # is told the usable images so far
 _LEAST = 2  # images a slice, for the bank and for its calibration
 _LEAST_OF_SEVERAL = (
     20  # calibration images a slice, where there are several: the largest p-value counts, so a tiny one excuses all
@@ -83,7 +84,7 @@ class RealImage:
     signatures: Callable[[], Float[torch.Tensor, "patches d"]]
 
 
-def build(settings: BuildSettings, scorer: Scorer) -> BuiltBank:
+def build(settings: BuildSettings, scorer: Scorer, progress: Progress = lambda done: None) -> BuiltBank:
     """Builds a bank on half of the real images of a collection, calibrates it on the other half, publishes both at once.
 
     The halves are dealt by the images' sha256, so that no image, and no copy of one, is in both. The directory is named by the
@@ -95,7 +96,7 @@ def build(settings: BuildSettings, scorer: Scorer) -> BuiltBank:
     expel = _expelled(settings.expel, settings.storage_block)
     with spooled() as append:
         images, excluded = collect(
-            settings.source, scorer, settings.max_images, settings.domains, settings.storage_block, append
+            settings.source, scorer, settings.max_images, settings.domains, settings.storage_block, append, progress
         )
         usable = [image for image in images if image.member.sha256 not in expel]
         halves = [image for image in usable if in_bank_half(image)], [image for image in usable if not in_bank_half(image)]
@@ -174,6 +175,7 @@ def collect(
     domains: str,
     storage_block: str | None,
     append: Callable[[torch.Tensor], Callable[[], torch.Tensor]],
+    progress: Progress = lambda done: None,
 ) -> tuple[list[RealImage], int]:
     """The distinct usable images of a collection through the backbone once, and how many were excluded.
 
@@ -201,6 +203,7 @@ def collect(
         for item, part, embedding in zip(fresh, vectors, found.embeddings.cpu().numpy(), strict=True):
             require_finite(part, item.member.key)
             images.append(_real_image(item, source, domains, embedding, append(part)))
+        progress(len(images))
     if domains.startswith("cluster:"):
         names = cluster(np.stack([image.embedding for image in images]), int(domains.removeprefix("cluster:")))
         images = [replace(image, member=replace(image.member, domain=name)) for image, name in zip(images, names, strict=True)]
@@ -271,12 +274,13 @@ def assemble(settings: BuildSettings, scorer: Scorer, images: Sequence[RealImage
 
 def with_members(bank: Bank, scorer: Scorer, images: Sequence[RealImage]) -> Bank:
     """The bank with its manifest: every member's slice, score and features."""
-    maps = {part.domain: FeatureMap.of(part.points, part.sigma) for part in bank.slices}
+    slices = {part.domain: part for part in bank.slices}
+    maps = {name: FeatureMap.of(part.points, part.sigma) for name, part in slices.items()}
     members, features = [], []
     for image in sorted(images, key=lambda image: image.member.sha256):
         name = slice_name(image.member.domain, image.shape, bank.match)
         signatures = image.signatures()
-        members.append(replace(image.member, domain=name, score=own_score(scorer, bank, name, signatures)))
+        members.append(replace(image.member, domain=name, score=own_score(scorer, slices[name], signatures)))
         features.append(_padded(maps[name].images(signatures, [len(signatures)])[0]))
     return replace(bank, members=tuple(members), features=torch.stack(features))
 
@@ -305,10 +309,10 @@ def _blocks(images: Sequence[RealImage]) -> Iterator[Float[torch.Tensor, "n d"]]
         yield torch.cat(held)
 
 
-def own_score(scorer: Scorer, bank: Bank, name: str, signatures: Float[torch.Tensor, "patches d"]) -> float:
-    """The score of one image against the slice called ``name``."""
-    at = [part.domain for part in bank.slices].index(name)
-    return float(scorer.scores(signatures, [len(signatures)], bank)[0, at])
+def own_score(scorer: Scorer, part: Slice, signatures: Float[torch.Tensor, "patches d"]) -> float:
+    """The score of one image against one slice."""
+    (terms,) = scorer.terms(signatures, [len(signatures)], (part,))
+    return float(scorer.statistic.score(terms)[0])
 
 
 def calibrate(scorer: Scorer, bank: Bank, images: Sequence[RealImage]) -> Calibration:
@@ -332,12 +336,12 @@ def calibrate(scorer: Scorer, bank: Bank, images: Sequence[RealImage]) -> Calibr
         bank.bank_id,
         tuple(
             CalibrationSlice(
-                name,
-                tuple(sorted(own_score(scorer, bank, name, image.signatures()) for image in by_slice[name])),
-                Support.of([image.shape for image in by_slice[name]], bank.match),
-                tuple(sorted(image.member.sha256 for image in by_slice[name])),
+                part.domain,
+                tuple(sorted(own_score(scorer, part, image.signatures()) for image in by_slice[part.domain])),
+                Support.of([image.shape for image in by_slice[part.domain]], bank.match),
+                tuple(sorted(image.member.sha256 for image in by_slice[part.domain])),
             )
-            for name in known
+            for part in bank.slices
         ),
     )
 
@@ -356,7 +360,14 @@ class Calibrated:
 
 
 def recalibrate(
-    source: str, scorer: Scorer, bank: Bank, bank_url: str, max_images: int, domains: str, storage_block: str | None
+    source: str,
+    scorer: Scorer,
+    bank: Bank,
+    bank_url: str,
+    max_images: int,
+    domains: str,
+    storage_block: str | None,
+    progress: Progress = lambda done: None,
 ) -> Calibrated:
     """Calibrates a bank on another collection of real images, into ``BANK.calibrations/ID.json``.
 
@@ -365,7 +376,7 @@ def recalibrate(
     """
     held = {member.sha256 for member in bank.members}
     with spooled() as append:
-        images, _ = collect(source, scorer, max_images, domains, storage_block, append)
+        images, _ = collect(source, scorer, max_images, domains, storage_block, append, progress)
         fresh = [image for image in images if image.member.sha256 not in held]
         calibration = calibrate(scorer, bank, fresh)
     url = f"{bank_url.rstrip('/')}.calibrations/{calibration.calibration_id[:12]}.json"

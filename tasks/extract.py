@@ -106,7 +106,7 @@ def _write_part(
             part.write(rows)
             members += len(rows)
             scored += sum(row["reason"] is None for row in rows)
-            progress(len(rows))
+            progress(members)
         digest = reader.digest
         expected = expected_members(shard, storage_block)
         if expected is not None and members < expected:

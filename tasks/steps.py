@@ -11,7 +11,6 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
-from mdmf_core.records import Shard
 from tasks.extract import score_shard
 from tasks.kit import ScoringKit
 from tasks.landing import land
@@ -94,7 +93,7 @@ def score_group(settings: CurateSettings, plan_path: str, group: int, run_id: st
     logger, kit, folder = get_run_logger(), settings.kit(), parts_folder(settings.warehouse)
     started = time.monotonic()
     outcomes = [
-        score_shard(shard, kit, folder, run_id, settings.storage_block, _progress_log(shard))
+        score_shard(shard, kit, folder, run_id, settings.storage_block, progress_log(os.path.basename(shard.url)))
         for shard in read_plan(plan_path, group)
     ]
     for outcome in outcomes:
@@ -110,17 +109,17 @@ def score_group(settings: CurateSettings, plan_path: str, group: int, run_id: st
     return outcomes
 
 
-def _progress_log(shard: Shard) -> Callable[[int], None]:
+def progress_log(name: str) -> Callable[[int], None]:
+    """A function that is told how many images are done so far, and logs it with the rate every 20 seconds."""
     logger, started = get_run_logger(), time.monotonic()
-    seen, last = 0, started
+    last = started
 
-    def progress(members: int) -> None:
-        nonlocal seen, last
-        seen += members
+    def progress(done: int) -> None:
+        nonlocal last
         now = time.monotonic()
         if now - last >= _LOG_SECONDS:
             last = now
-            logger.info("%s: %d members so far, %.1f images/s", os.path.basename(shard.url), seen, seen / (now - started))
+            logger.info("%s: %d images so far, %.1f images/s", name, done, done / (now - started))
 
     return progress
 
