@@ -14,11 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from mdmf_core.coreset import Coreset
+from mdmf_core.coreset import Coreset, kernel_means
 from mdmf_core.digests import digest_of, sha256_hex, tensors_digest
 from mdmf_core.domains import Condition, Router
 from mdmf_core.errors import ArtifactError
-from mdmf_core.kernels import gaussian
 
 CARD, TENSORS, MEMBERS = "bank.json", "bank.safetensors", "members.parquet"
 
@@ -63,9 +62,8 @@ class Slice:
     bank_term: float = field(init=False)  # c_B = sum_ij w_i w_j k(b_i, b_j)
 
     def __post_init__(self) -> None:
-        kernel = gaussian(self.points.double(), self.points.double(), self.sigma)
         weights = self.weights.double()
-        object.__setattr__(self, "bank_term", float(weights @ kernel @ weights))
+        object.__setattr__(self, "bank_term", float(weights @ kernel_means(self.points, self.sigma, weights)))
 
     @classmethod
     def of(cls, domain: str, coreset: Coreset, images: int, sigma: float) -> "Slice":

@@ -15,7 +15,7 @@ from mdmf_core.kernels import gaussian
 
 Method = Literal["herding", "nystrom", "thinning"]
 BLOCK_POINTS = 20_000  # compressed at a time; the kernel matrix of a block is never held whole
-_ROWS = 4096
+_ROWS = 1024
 
 
 @dataclass(frozen=True)

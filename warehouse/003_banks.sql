@@ -68,7 +68,8 @@ CREATE MACRO flagged(fpr) AS TABLE
 CREATE MACRO kept(fpr) AS TABLE
   SELECT * EXCLUDE (decision) FROM decisions(fpr) WHERE decision = 'kept';
 
-CREATE MACRO unsure(fpr := 0.05) AS TABLE
+-- Without a budget: those that no slice covers; every calibration keeps one half.
+CREATE MACRO unsure(fpr := 0.5) AS TABLE
   SELECT * EXCLUDE (decision) FROM decisions(fpr) WHERE decision = 'unsure';
 
 -- At most fpr with 95 % confidence over the draw of the calibration images; takes the budgets that `budgets` lists.
