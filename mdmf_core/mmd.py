@@ -44,8 +44,8 @@ def density(
 ) -> Float[Tensor, " n"]:
     """mu_B(t) = sum_j w_j k(b_j, t): how much a patch looks like the bank; 1 = exactly like it.
 
-    Block by block and in place, since this is where scoring spends its time: the exponent is a.b / s^2 - (|a|^2 + |b|^2) / 2 s^2,
-    at most 0 up to rounding.
+    Block by block and in place, since this is where scoring spends its time. The exponent is
+    a.b / s^2 - (|a|^2 + |b|^2) / 2 s^2, at most 0 up to rounding.
     """
     scaled = bank / sigma**2
     of_bank = bank.square().sum(1) / (-2.0 * sigma**2)

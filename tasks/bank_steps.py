@@ -11,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from pydantic import BaseModel, Field
 
+from mdmf_core.scoring import Scorer
 from tasks.banks import BuildSettings, BuiltBank, Calibrated, build, recalibrate
 from tasks.health import BankHealth, examine
 from tasks.kit import ScoringKit
@@ -34,18 +35,21 @@ def build_bank(settings: BuildSettings, warehouse: str | None) -> NamedBank:
     """Builds, calibrates and publishes one bank, and registers it."""
     scorer = load_scorer(settings.scorer, settings.device, settings.storage_block)
     built = build(settings, scorer, progress_log(settings.source))
-    if warehouse is None:
-        return NamedBank(built=built, title=None)
+    title = None if warehouse is None else registered(built, scorer, warehouse, settings.storage_block)
+    return NamedBank(built=built, title=title)
+
+
+def registered(built: BuiltBank, scorer: Scorer, warehouse: str, storage_block: str | None) -> str:
+    """Enters a built bank in the registry; its name@version."""
     url = built.directory if "://" in built.directory else os.path.abspath(built.directory)
-    bank, calibration = load_bank(url, None, settings.storage_block)
+    bank, calibration = load_bank(url, built.calibration_url, storage_block)
     with connect(warehouse) as connection:
         migrate(connection)
         with transaction(connection):
             register_scorer(connection, scorer)
             register_bank(connection, bank, url)
-            register_calibration(connection, calibration, None)
-            title = find(connection, bank.bank_id[:32]).title
-    return NamedBank(built=built, title=title)
+            register_calibration(connection, calibration, built.calibration_url)
+            return find(connection, bank.bank_id[:32]).title
 
 
 class CalibrateSettings(BaseModel):

@@ -17,16 +17,16 @@ from pydantic import BaseModel, Field
 
 from mdmf_core.banks import Bank, BankMember, Slice, bank_from_files, domain_of, require_finite, require_slices
 from mdmf_core.calibration import CARD as CALIBRATION
-from mdmf_core.calibration import Calibration, CalibrationSlice, require_disjoint
+from mdmf_core.calibration import Calibration, CalibrationSlice, calibration_from_file, require_disjoint
 from mdmf_core.coreset import BLOCK_POINTS, Method, compress
 from mdmf_core.domains import Condition, Router, Support, cluster, slice_name
-from mdmf_core.errors import ArtifactError, MdmfError, ShardCorrupt, ShardUnfinished
+from mdmf_core.errors import ArtifactError, MdmfError, ShardCorrupt, ShardUnfinished, SourceError
 from mdmf_core.health import RANK, FeatureMap
 from mdmf_core.kernels import median_heuristic
 from mdmf_core.records import ImageShape, Member
 from mdmf_core.scoring import Scorer
 from tasks.extract import LIMITS, Prepared, batches, in_order, prepare, shape_of
-from tasks.publish import publish
+from tasks.publish import write_directory
 from tasks.shards import list_shards, open_shard
 from tasks.storage import open_storage, read_bytes, storage_errors
 
@@ -64,6 +64,7 @@ class BuiltBank:
     directory: str
     bank_id: str
     calibration_id: str
+    calibration_url: str | None  # None = in the directory
     bank_images: int
     calibration_images: int
     slices: tuple[str, ...]
@@ -112,9 +113,9 @@ def build(settings: BuildSettings, scorer: Scorer, progress: Progress = lambda d
             raise ArtifactError(f"{settings.source}: {error}") from error
         calibration = calibrate(scorer, bank, halves[1])
     directory = f"{settings.store.rstrip('/')}/{settings.name}-{bank.bank_id[:12]}"
-    _publish_once(directory, bank, {CALIBRATION: calibration.file()} | bank.files(), settings.storage_block)
+    calibration_url = _publish_once(directory, bank, calibration, settings.storage_block)
     return BuiltBank(
-        directory, bank.bank_id, calibration.calibration_id, len(bank.members), calibration.images,
+        directory, bank.bank_id, calibration.calibration_id, calibration_url, len(bank.members), calibration.images,
         tuple(part.domain for part in bank.slices), bank.points, bank.coreset_error, calibration.smallest_budget, excluded,
         len(images) - len(usable),
     )  # fmt: skip
@@ -125,16 +126,37 @@ def in_bank_half(image: RealImage) -> bool:
     return int(image.member.sha256[-1], 16) % 2 == 0
 
 
-def _publish_once(directory: str, bank: Bank, contents: dict[str, bytes], storage_block: str | None) -> None:
-    try:
-        publish(directory, contents, storage_block)
-    except (ArtifactError, OSError) as error:
+def _publish_once(directory: str, bank: Bank, calibration: Calibration, storage_block: str | None) -> str | None:
+    """Publishes a bank unless it is there; where the calibration lies, if not in the bank's directory."""
+    if not _is_published(directory, storage_block):
         try:
-            there = bank_from_files(lambda name: read_bytes(f"{directory}/{name}", storage_block))
-        except MdmfError:
-            raise error from None
-        if there.bank_id != bank.bank_id:
-            raise
+            write_directory(directory, {CALIBRATION: calibration.file()} | bank.files(), storage_block)
+        except OSError:
+            if not _is_published(directory, storage_block):  # another build of the same bank may have been faster
+                raise
+    there = calibration_from_file(read_bytes(f"{directory}/{CALIBRATION}", storage_block))
+    # The same bank with other calibration images, as when one of those is expelled.
+    if there.calibration_id != calibration.calibration_id:
+        return _publish_calibration(directory, calibration, storage_block)
+    return None
+
+
+def _is_published(directory: str, storage_block: str | None) -> bool:
+    try:
+        bank_from_files(lambda name: read_bytes(f"{directory}/{name}", storage_block))
+    except SourceError:
+        return False
+    return True
+
+
+def _publish_calibration(bank_url: str, calibration: Calibration, storage_block: str | None) -> str:
+    url = f"{bank_url.rstrip('/')}.calibrations/{calibration.calibration_id[:12]}.json"
+    filesystem, path = open_storage(url, storage_block)
+    with storage_errors(url):
+        filesystem.makedirs(os.path.dirname(path), exist_ok=True)
+        filesystem.pipe_file(f"{path}.tmp", calibration.file())
+        filesystem.mv(f"{path}.tmp", path)
+    return url if "://" in url else os.path.abspath(url)
 
 
 def _expelled(path: str | None, storage_block: str | None) -> set[str]:
@@ -222,8 +244,9 @@ def _real_image(
         raise ValueError(f"{item.member.key} was not decoded")
     sidecar = _fields(item.member)
     licence = sidecar.get("license", sidecar.get("licence"))
+    domain = _domain(item.member, sidecar, domains).replace(", ", " ")  # a comma parts the domain from its conditions
     member = BankMember(
-        source, item.member.key, item.sha256, _domain(item.member, sidecar, domains), None if licence is None else str(licence),
+        source, item.member.key, item.sha256, domain, None if licence is None else str(licence),
         image.format, image.width, image.height, image.jpeg_quality,
     )  # fmt: skip
     return RealImage(member, shape_of(item.member, image), embedding, signatures)
@@ -244,12 +267,12 @@ def _domain(member: Member, sidecar: dict[str, Any], domains: str) -> str:
         folder, slash, _ = member.key.partition("/")
         if not slash:
             raise MdmfError(f"{member.key!r} lies in no folder; domains by folder need KIND/IMAGE below the source")
-        return folder.replace(", ", " ")
+        return folder
     if domains.startswith("column:"):
         name = domains.removeprefix("column:")
         if sidecar.get(name) in (None, ""):
             raise MdmfError(f"{member.key!r} has no field {name!r} in its json; fields there: {', '.join(sidecar) or 'none'}")
-        return str(sidecar[name]).replace(", ", " ")
+        return str(sidecar[name])
     return domains
 
 
@@ -379,12 +402,7 @@ def recalibrate(
         images, _ = collect(source, scorer, max_images, domains, storage_block, append, progress)
         fresh = [image for image in images if image.member.sha256 not in held]
         calibration = calibrate(scorer, bank, fresh)
-    url = f"{bank_url.rstrip('/')}.calibrations/{calibration.calibration_id[:12]}.json"
-    filesystem, path = open_storage(url, storage_block)
-    with storage_errors(url):
-        filesystem.makedirs(os.path.dirname(path), exist_ok=True)
-        filesystem.pipe_file(f"{path}.tmp", calibration.file())
-        filesystem.mv(f"{path}.tmp", path)
+    url = _publish_calibration(bank_url, calibration, storage_block)
     counts = Counter({part.domain: len(part.scores) for part in calibration.slices})
     return Calibrated(
         url, bank.bank_id, calibration.calibration_id, calibration.images, calibration.smallest_budget, dict(counts),

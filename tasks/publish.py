@@ -17,8 +17,21 @@ def require_new(directory: str, storage_block: str | None) -> None:
 
 
 def publish(directory: str, contents: dict[str, bytes], storage_block: str | None) -> None:
-    """Writes a directory so that readers see all of it or none: renamed locally, its card last on an object store."""
+    """Writes a directory so that readers see all of it or none: renamed locally, its card last on an object store.
+
+    Raises:
+        ArtifactError: it is there already.
+    """
     require_new(directory, storage_block)
+    write_directory(directory, contents, storage_block)
+
+
+def write_directory(directory: str, contents: dict[str, bytes], storage_block: str | None) -> None:
+    """The same for a name that holds a digest of the contents: what a killed writer left on an object store is written over.
+
+    Raises:
+        OSError: a local directory is there already.
+    """
     filesystem, path = open_storage(directory, storage_block)
     with storage_errors(directory):
         if "://" in directory:

@@ -213,6 +213,14 @@ def test_expelled_images_are_in_neither_half(tiny_scorer, real_folder, tmp_path)
     assert less.expelled == 2
     bank, calibration = load_bank(less.directory)
     assert not set(gone) & ({m.sha256 for m in bank.members} | set(calibration.slices[0].sha256s))
+    # Without one calibration image it is the same bank under another calibration, which lies beside it.
+    (tmp_path / "expel.csv").write_text(gone[1])
+    other = build(settings, scorer)
+    assert (other.bank_id, other.directory) == (whole.bank_id, whole.directory)
+    assert other.calibration_id != whole.calibration_id
+    _, calibration = load_bank(other.directory, other.calibration_url)
+    assert calibration.calibration_id == other.calibration_id
+    assert gone[1] not in calibration.slices[0].sha256s
     (tmp_path / "none.csv").write_text("nothing\n")
     with pytest.raises(ArtifactError, match="no line starts with a sha256"):
         build(settings.model_copy(update={"expel": str(tmp_path / "none.csv")}), scorer)
@@ -341,10 +349,10 @@ def test_a_build_killed_at_any_point_publishes_nothing_or_all(tiny_scorer, real_
 
 def _register(arguments: tuple[str, str, str, str]) -> str:
     source, store, warehouse, scorer = arguments
-    os.environ["PREFECT_LOGGING_LEVEL"] = "CRITICAL"
-    from tasks.bank_steps import build_bank
+    from tasks.bank_steps import registered
 
-    return build_bank.fn(build_settings(source, store, scorer, name="photos"), warehouse).title
+    loaded = load_scorer(scorer, "cpu")
+    return registered(build(build_settings(source, store, scorer, name="photos"), loaded), loaded, warehouse, None)
 
 
 def test_two_builds_of_one_name_at_once_end_in_two_versions(tiny_scorer, tmp_path):

@@ -95,6 +95,11 @@ def test_banks_are_read_from_and_written_to_s3(curate, signed_in, tiny_scorer, r
     shutil.rmtree(signed_in / "banks", ignore_errors=True)
     built = build(build_settings(real_folder, "s3://corpus/banks", tiny_scorer, points=50), load_scorer(tiny_scorer, "cpu"))
     source = write_shard(tmp_path / "00000.tar", range(2))
+    shutil.rmtree(signed_in / "banks")  # a killed build leaves some files and no card
+    (signed_in / "banks" / Path(built.directory).name).mkdir(parents=True)
+    (signed_in / "banks" / Path(built.directory).name / "calibration.json").write_bytes(b"{")
+    again = build(build_settings(real_folder, "s3://corpus/banks", tiny_scorer, points=50), load_scorer(tiny_scorer, "cpu"))
+    assert again == built
     assert curate(source, bank=built.directory).scored == 2
     found = query(str(tmp_path / "warehouse.duckdb"), "SELECT digest FROM banks")["digest"][0]
     assert found == built.bank_id
