@@ -21,6 +21,7 @@ def test_the_life_of_a_bank_as_the_page_tells_it(tmp_path: Path) -> None:
 
 def test_masking_hides_numbers_and_drawing_but_no_word() -> None:
     assert masked("│ a │  0.12 │\nx 4138db111941 -3e-05") == masked("┃ a ┃ 7 ┃ x 00000000ffff 5")
+    assert masked("banks/photos-3e367a0616e8:") == masked("banks/photos-a4673811c797:")
     assert masked("kept 3") != masked("lost 3")
 
 
