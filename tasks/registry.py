@@ -122,7 +122,7 @@ def find(connection: duckdb.DuckDBPyConnection, reference: str, calibration: int
     asked for, or the one that was promoted with it.
 
     Raises:
-        ArtifactError: nothing of that name; an alias that points nowhere; a retired bank by its bare name.
+        ArtifactError: nothing of that name or number; an alias that points nowhere.
     """
     known = entries(connection)
     if reference.startswith("@"):
@@ -140,7 +140,9 @@ def find(connection: duckdb.DuckDBPyConnection, reference: str, calibration: int
             titles = sorted({e.title for e in known})
             raise ArtifactError(f"no bank {reference!r} in the registry; there are {', '.join(titles) or 'none'}")
     if calibration is not None:
-        found = [e for e in found if e.calibration_version == calibration]
+        newest = max(e.version for e in found)
+        bank_ids = {e.bank_id for e in found if e.version == newest}
+        found = [e for e in known if e.bank_id in bank_ids and e.calibration_version == calibration]
         if not found:
             raise ArtifactError(f"bank {reference!r} has no calibration {calibration}")
     return max(found, key=lambda e: (e.version, e.calibration_version))

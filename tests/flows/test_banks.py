@@ -240,6 +240,8 @@ def test_a_second_calibration_is_numbered_and_disjoint(at, tmp_path, real_folder
     assert query(at["warehouse"], "SELECT count(DISTINCT calibration_id) AS n FROM scores")["n"][0] == 2
     status, text = mdmf("bank", "promote", "photos@1", "--calibration", "2", "--warehouse", at["warehouse"])
     assert (status, "calibration 2" in text) == (0, True)
+    status, text = mdmf("bank", "promote", "@production", "--calibration", "1", "--warehouse", at["warehouse"])
+    assert (status, "photos@1, calibration 1" in text) == (0, True)
     status, text = mdmf("bank", "promote", "photos@1", "--calibration", "3", "--warehouse", at["warehouse"])
     assert (status, "has no calibration 3" in text) == (1, True)
 
