@@ -18,7 +18,8 @@ from mdmf_core.banks import Slice
 from mdmf_core.coreset import BLOCK_POINTS, Coreset, compress
 from mdmf_core.metrics import auroc
 from mdmf_core.scoring import Scorer
-from tasks.banks import RealImage, collect, in_bank_half, spooled
+from tasks.bank_assembly import in_bank_half
+from tasks.real_images import RealImage, collect, spooled
 from tasks.scorers import load_scorer
 
 SIZES = (100, 300, 1000, 3000)

@@ -18,7 +18,8 @@ import torch
 
 from mdmf_core.calibration import budget
 from mdmf_core.scoring import Scorer, Signatures
-from tasks.banks import BuildSettings, RealImage, assemble, calibrate, collect, spooled
+from tasks.bank_assembly import BuildSettings, assemble, calibrate
+from tasks.real_images import RealImage, collect, spooled
 from tasks.scorers import load_scorer
 
 BUDGETS = (0.01, 0.05, 0.1)

@@ -9,8 +9,8 @@ from pydantic import Field
 from mdmf_core.coreset import Method
 from mdmf_core.domains import Condition
 from tasks import bank_steps as steps
+from tasks.bank_assembly import BuildSettings
 from tasks.bank_steps import CalibrateSettings, NamedBank, NamedCalibration
-from tasks.banks import BuildSettings
 from tasks.health import BankHealth
 
 

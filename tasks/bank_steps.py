@@ -12,7 +12,8 @@ from prefect.events import emit_event
 from pydantic import BaseModel, Field
 
 from mdmf_core.scoring import Scorer
-from tasks.banks import BuildSettings, BuiltBank, Calibrated, build, recalibrate
+from tasks.bank_assembly import BuildSettings
+from tasks.banks import BuiltBank, Calibrated, build, recalibrate
 from tasks.health import BankHealth, examine
 from tasks.kit import ScoringKit
 from tasks.landing import land

@@ -16,7 +16,6 @@ from mdmf_core.errors import ArtifactError
 from mdmf_core.scoring import Scorer
 from tasks.kit import ScoringKit
 
-PRODUCTION = "production"
 _NAMED = re.compile(r"^(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(@(?P<version>\d+))?$")
 
 

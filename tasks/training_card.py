@@ -27,8 +27,9 @@ from mdmf_core.scorers import SEEN, scorer_files, with_signature
 from mdmf_core.scoring import Scorer, Statistic
 from mdmf_core.selection import Arm, Choice, ImageTokens, bank_tokens, signatures
 from mdmf_core.training import GENERATED, REGENERATED, Fitted, Recipe
-from tasks.banks import RealImage, calibrate, with_members
+from tasks.bank_assembly import calibrate, with_members
 from tasks.publish import publish
+from tasks.real_images import RealImage
 from tasks.tokens import ImageFacts
 from tasks.training_data import HEADLINE, TrainingData, TrainSettings
 

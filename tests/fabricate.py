@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tasks.banks import BuildSettings
+from tasks.bank_assembly import BuildSettings
 
 ROOT = Path(__file__).parent.parent
 # Everything that must not depend on when, where or in which run a row was made.
@@ -85,3 +85,11 @@ def build_settings(source: object, store: object, scorer: str, **changes: object
         "match": (), "expel": None, "device": "cpu", "storage_block": None,
     }  # fmt: skip
     return BuildSettings(source=str(source), store=str(store), scorer=scorer, **defaults | changes)
+
+
+def write_folder(path: Path, seeds: range, **options: object) -> Path:
+    """A folder of images made from seeds."""
+    path.mkdir(parents=True)
+    for seed in seeds:
+        (path / f"{seed}.jpg").write_bytes(encoded(seed, **options))
+    return path

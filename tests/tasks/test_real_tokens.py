@@ -10,7 +10,7 @@ from fabricate import ROOT
 from mdmf_core.coreset import compress, weighted_mmd
 from mdmf_core.mmd import density
 from mdmf_core.scoring import Signatures
-from tasks.banks import collect, spooled
+from tasks.real_images import collect, spooled
 from tasks.scorers import load_kit, load_scorer
 from tasks.signatures import read_signatures, signature_writer
 
