@@ -18,20 +18,21 @@ from tasks.signatures import read_signatures, signature_writer
 def main(data: Path) -> None:
     scorer = load_scorer("default", "cpu")
     path = ".mdmf/rescore.parquet"
-    with spooled() as append, signature_writer(path) as writer:
-        extract, extraction = type(scorer).extract, 0.0
+    extract, extraction = scorer.extract, 0.0
+    with spooled() as append:
+        with signature_writer(path) as writer:
 
-        def kept(crops):  # type: ignore[no-untyped-def]
-            nonlocal extraction
-            started = time.perf_counter()
-            found = extract(scorer, crops)
-            extraction += time.perf_counter() - started
-            keys = [""] * len(found.counts)
-            writer.write(keys, keys, found)
-            return found
+            def kept(crops):  # type: ignore[no-untyped-def]
+                nonlocal extraction
+                started = time.perf_counter()
+                found = extract(crops)
+                extraction += time.perf_counter() - started
+                keys = [""] * len(found.counts)
+                writer.write(keys, keys, found)
+                return found
 
-        object.__setattr__(scorer, "extract", kept)
-        images, _ = collect(str(data / "real"), scorer, 5000, "folder", None, append)
+            object.__setattr__(scorer, "extract", kept)
+            images, _ = collect(str(data / "real"), scorer, 5000, "folder", None, append)
         print(f"{len(images)} images, extraction {len(images) / extraction:.0f} images/s")
         for domains in ("one", "folder"):
             members = images if domains == "folder" else [i for i in images if i.member.domain == "imagenet_sample"]
