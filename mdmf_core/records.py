@@ -21,6 +21,14 @@ class ExclusionReason(StrEnum):
     DUPLICATE_KEY = "duplicate_key"  # another member of the shard came first under this key
     NO_IMAGE = "no_image"  # a caption or json whose key has no image beside it
     NOT_A_FILE = "not_a_file"  # a link, device or sparse entry in an archive
+    STORAGE = "storage"  # the store did not give its bytes
+    DECODER_CRASHED = "decoder_crashed"  # its decoder ended without an answer, twice
+    DECODER_TIMEOUT = "decoder_timeout"  # its decoder took longer than the limit
+
+    @property
+    def passing(self) -> bool:
+        """Whether another try may end otherwise with the same bytes; only those are retried unless forced."""
+        return self in (ExclusionReason.STORAGE, ExclusionReason.DECODER_CRASHED, ExclusionReason.DECODER_TIMEOUT)
 
 
 class ImageExcluded(Exception):

@@ -20,7 +20,7 @@ from mdmf_core.images import ImageLimits, decode
 from mdmf_core.records import DecodedImage, ImageExcluded, ImageShape, Member, Shard
 from mdmf_core.scoring import ImageScore
 from tasks.kit import ScoringKit
-from tasks.parts import PartWriter, ShardOutcome, finished_part, part_path, part_writer
+from tasks.parts import PartWriter, ShardOutcome, finished_part, part_path, part_writer, read_part
 from tasks.shards import expected_members, open_shard
 from tasks.signatures import SignatureWriter, is_kept, signature_writer, signatures_path
 from tasks.storage import storage_errors
@@ -69,13 +69,14 @@ def score_shard(
     started = time.monotonic()
     try:
         with storage_errors(shard.url), part_writer(path) as part:
-            return _write_part(shard, kit, part, folder, path, run_id, storage_block, progress, started)
+            _write_part(shard, kit, part, folder, path, run_id, storage_block, progress, started)
+        return read_part(path)
     except ShardUnfinished as error:
-        state, reason = "deferred", str(error)
+        state, reason = "deferred", f"unfinished: {error}"
     except SourceError as error:
         state, reason = "deferred", f"storage: {error}"
     except ShardCorrupt as error:
-        state, reason = "failed", str(error)
+        state, reason = "failed", f"corrupt: {error}"
     seconds = time.monotonic() - started
     return ShardOutcome(
         shard.url, shard.kind, max(shard.size_bytes, 0), shard.fingerprint, state, reason, None, 0, 0, 0, seconds, run_id, None
@@ -92,7 +93,7 @@ def _write_part(
     storage_block: str | None,
     progress: Callable[[int], None],
     started: float,
-) -> ShardOutcome:
+) -> None:
     members = scored = 0
     with (
         open_shard(shard, LIMITS.max_bytes, storage_block) as reader,
@@ -116,7 +117,6 @@ def _write_part(
         members, scored, members - scored, time.monotonic() - started, run_id, path,
     )  # fmt: skip
     part.close_with(outcome)
-    return outcome
 
 
 def _signature_writer(shard: Shard, kit: ScoringKit, folder: str) -> AbstractContextManager[SignatureWriter | None]:

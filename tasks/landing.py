@@ -44,10 +44,10 @@ def _land_shard(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, id
         _insert_rows(connection, outcome, shard, ids)
         _supersede(connection, outcome.url, shard, ids)
     connection.execute(
-        "INSERT INTO shards VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, false, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO shards VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, false, ?, ?, ?, ?, ?, ?, ?, ?)",
         [shard, outcome.url, outcome.kind, outcome.digest, outcome.size_bytes, outcome.fingerprint, outcome.state,
          outcome.reason, outcome.members, outcome.scored, outcome.excluded, *ids, outcome.run_id, outcome.seconds,
-         datetime.now(UTC)],
+         datetime.now(UTC), outcome.generation, outcome.part_sha256],
     )  # fmt: skip
 
 

@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 from mdmf_core.digests import digest_of, short_id
 from mdmf_core.errors import WarehouseError
 from mdmf_core.records import Shard
-from tasks.storage import atomic_path
+from tasks.storage import atomic_path, file_sha256
 
 _METADATA = b"mdmf"
+_NOT_INSIDE = ("part", "part_sha256", "generation")  # what a part cannot say of itself
 SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
@@ -74,6 +75,8 @@ class ShardOutcome:
     seconds: float
     run_id: str
     part: str | None
+    part_sha256: str | None = None  # of the part's file
+    generation: int = 0  # of the lease under which it was made
 
 
 def part_path(folder: str, shard: Shard, key: WorkKey) -> str:
@@ -83,18 +86,21 @@ def part_path(folder: str, shard: Shard, key: WorkKey) -> str:
 
 
 def finished_part(path: str) -> ShardOutcome | None:
-    """The outcome that an earlier run left in ``path`` before it could land it; None if there is none.
+    """The outcome that an earlier run left in ``path`` before it could land it; None if there is none."""
+    return read_part(path) if os.path.exists(path) else None
+
+
+def read_part(path: str) -> ShardOutcome:
+    """The outcome that a part records, with the digest of its file.
 
     Raises:
-        WarehouseError: the file is there and damaged.
+        WarehouseError: the file is damaged.
     """
-    if not os.path.exists(path):
-        return None
     try:
         record: dict[str, Any] = json.loads(pq.read_metadata(path).metadata[_METADATA])
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        return ShardOutcome(**record, part=path, part_sha256=file_sha256(path))
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
         raise WarehouseError(f"part {path} is damaged ({error}); remove it and run again") from error
-    return ShardOutcome(**record, part=path)
 
 
 class PartWriter:
@@ -108,7 +114,7 @@ class PartWriter:
             self._writer.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA))
 
     def close_with(self, outcome: ShardOutcome) -> None:
-        record = {name: value for name, value in asdict(outcome).items() if name != "part"}
+        record = {name: value for name, value in asdict(outcome).items() if name not in _NOT_INSIDE}
         self._writer.add_key_value_metadata({_METADATA: json.dumps(record).encode()})
 
 

@@ -13,7 +13,7 @@ from mdmf_core.digests import short_id
 from mdmf_core.errors import WarehouseError
 from mdmf_core.records import ImageShape, Shard
 from tasks.kit import ScoringKit
-from tasks.parts import ShardOutcome, WorkKey, finished_part, part_path, part_writer
+from tasks.parts import ShardOutcome, WorkKey, finished_part, part_path, part_writer, read_part
 from tasks.signatures import read_signatures, signatures_path
 from tasks.warehouse import connect
 
@@ -76,9 +76,8 @@ def rescore_shard(shard: Shard, old: WorkKey, kit: ScoringKit, folder: str, run_
             part.write([_rescored(row, scores, shard) for row in batch.to_pylist()])
         if next(scores, None) is not None:
             raise WarehouseError(f"{shard.url}: the kept signatures hold more images than the part")
-        outcome = replace(before, run_id=run_id, part=path, seconds=time.monotonic() - started)
-        part.close_with(outcome)
-    return outcome
+        part.close_with(replace(before, run_id=run_id, seconds=time.monotonic() - started))
+    return read_part(path)
 
 
 def _rescored(row: dict[str, Any], scores: Iterator[tuple[str, dict[str, Any]]], shard: Shard) -> dict[str, Any]:

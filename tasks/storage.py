@@ -1,5 +1,6 @@
 """Files behind a URL: local disk or any object store that fsspec knows."""
 
+import hashlib
 import os
 import uuid
 from collections.abc import Iterator
@@ -69,6 +70,12 @@ def read_bytes(url: str, block: str | None = None) -> bytes:
     with storage_errors(url):
         data: bytes = filesystem.cat_file(path)
     return data
+
+
+def file_sha256(path: str) -> str:
+    """Of a local file, in hex, in bounded memory."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -33,7 +33,8 @@ def corpus(tmp_path):
                             [calibration, domain, fpr, found.low, found.high, found.sure_line],
                         )
             connection.execute(
-                "INSERT INTO shards SELECT ?, 'u', 'tar', 'd', 1, 'f', 'complete', NULL, ?, ?, 0, false, ?, ?, ?, ?, 1, now()",
+                "INSERT INTO shards SELECT ?, 'u', 'tar', 'd', 1, 'f', 'complete', NULL, ?, ?, 0, false, ?, ?, ?, ?, 1, "
+                "now(), 0, NULL",
                 [shard, len(rows), len(rows), scorer, bank, calibration, run],
             )
             connection.register("given", rows.assign(image_id=[str(uuid.UUID(int=100 + at)) for at in range(len(rows))]))
