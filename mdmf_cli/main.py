@@ -11,7 +11,8 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 import typer
 
 from mdmf_cli.bank import bank_app
-from mdmf_cli.console import Block, Device, ScorerOption, Warehouse, console, plain_errors, print_rows
+from mdmf_cli.console import Block, Device, ScorerOption, Warehouse, console, plain_errors, print_rows, print_scored
+from mdmf_cli.recovery import reap, retry
 from mdmf_core.errors import MdmfError
 
 app = typer.Typer(
@@ -20,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bank_app, name="bank")
+app.command()(retry)
+app.command()(reap)
 
 
 class Format(StrEnum):
@@ -66,11 +69,7 @@ def curate(
             max_shards=max_shards, batch_images=batch_images, decode_threads=decode_threads, device=device,
             storage_block=storage_block, promote=promote,
         )  # fmt: skip
-    console.print(
-        f"{result.members} members = {result.scored} scored + {result.excluded} excluded; {result.complete} shards complete, "
-        f"{result.already_complete} complete before, {result.deferred} deferred, {result.failed} failed",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
+    print_scored(result)
     if not result.promoted:
         console.print("The views show another scorer or bank; query the table `scores`, or run again with --promote.")
     if result.report:

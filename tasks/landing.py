@@ -1,4 +1,4 @@
-"""Finished parts into the warehouse: one short transaction per group, exactly once."""
+"""Finished parts into the warehouse: one short transaction per shard, exactly once."""
 
 from datetime import UTC, datetime
 
@@ -18,37 +18,76 @@ def shard_id(outcome: ShardOutcome) -> str:
     return str(short_id(digest_of({"url": outcome.url, "size": outcome.size_bytes, "digest": outcome.digest})))
 
 
-def land(warehouse: str, outcomes: list[ShardOutcome], key: WorkKey) -> None:
-    """Lands every outcome in one transaction; landing the same ones again changes nothing.
+def land(warehouse: str, outcomes: list[ShardOutcome], key: WorkKey) -> list[str]:
+    """Lands each outcome in a transaction of its own; landing the same ones again changes nothing.
+
+    Returns:
+        URLs of shards that another run took over and landed meanwhile; their rows stay.
 
     Raises:
-        WarehouseError: a part does not add up to its outcome; nothing of the group is landed.
+        WarehouseError: parts that do not add up to their outcomes. All other shards are landed, nothing of those.
     """
     ids = [str(short_id(digest)) for digest in (key.scorer_id, key.bank_id, key.calibration_id)]
-    with connect(warehouse) as connection, transaction(connection):
+    overtaken, refused = [], []
+    with connect(warehouse) as connection:
         for outcome in outcomes:
-            _land_shard(connection, outcome, ids)
+            if outcome.state == "elsewhere":
+                continue
+            try:
+                with transaction(connection):
+                    if _overtaken(connection, outcome, ids):
+                        overtaken.append(outcome.url)
+                    else:
+                        _land_shard(connection, outcome, ids)
+            except WarehouseError as error:
+                refused.append(str(error))
+    if refused:
+        raise WarehouseError("; ".join(refused))
+    return overtaken
+
+
+_SAME_KEY = "scorer_id = ? AND bank_id = ? AND calibration_id = ?"
+
+
+def _overtaken(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, ids: list[str]) -> bool:
+    """Whether rows of a later lease are there: then this writer slept through the expiry of its own."""
+    sql = f"SELECT coalesce(max(generation), 0) FROM shards WHERE url = ? AND {_SAME_KEY}"
+    newest: int = connection.execute(sql, [outcome.url, *ids]).fetchall()[0][0]
+    return newest > outcome.generation
 
 
 def _land_shard(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, ids: list[str]) -> None:
     shard = shard_id(outcome)
-    same_key = "scorer_id = ? AND bank_id = ? AND calibration_id = ?"
-    # An earlier deferral or failure of this URL is over, whatever comes now; so is an earlier landing of the same content.
-    connection.execute(
-        f"DELETE FROM shards WHERE url = ? AND (state <> 'complete' OR shard_id = ?) AND {same_key}", [outcome.url, shard, *ids]
-    )
     if outcome.state == "complete":
-        for table in ("scores", "exclusions"):
-            connection.execute(f"DELETE FROM {table} WHERE shard_id = ? AND {same_key}", [shard, *ids])
-        connection.execute("DELETE FROM images WHERE shard_id = ?", [shard])
+        _remove_earlier(connection, outcome, shard, ids)
         _insert_rows(connection, outcome, shard, ids)
         _supersede(connection, outcome.url, shard, ids)
+    # An earlier deferral or failure of this URL is over, whatever comes now.
+    connection.execute(f"DELETE FROM shards WHERE url = ? AND state <> 'complete' AND {_SAME_KEY}", [outcome.url, *ids])
     connection.execute(
         "INSERT INTO shards VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, false, ?, ?, ?, ?, ?, ?, ?, ?)",
         [shard, outcome.url, outcome.kind, outcome.digest, outcome.size_bytes, outcome.fingerprint, outcome.state,
          outcome.reason, outcome.members, outcome.scored, outcome.excluded, *ids, outcome.run_id, outcome.seconds,
          datetime.now(UTC), outcome.generation, outcome.part_sha256],
     )  # fmt: skip
+
+
+def _remove_earlier(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, shard: str, ids: list[str]) -> None:
+    """What was landed of the same content, or of what the listing called the same content before it was read better."""
+    earlier = connection.execute(
+        f"SELECT DISTINCT shard_id::VARCHAR FROM shards WHERE url = ? AND {_SAME_KEY} AND state = 'complete' "
+        "AND (shard_id = ? OR (size_bytes = ? AND fingerprint = ?))",
+        [outcome.url, *ids, shard, outcome.size_bytes, outcome.fingerprint],
+    ).fetchall()
+    for (old,) in earlier:
+        for table in ("shards", "scores", "exclusions"):
+            connection.execute(f"DELETE FROM {table} WHERE shard_id = ? AND {_SAME_KEY}", [old, *ids])
+    # Other banks' rows of the same content point to the same images; those of a shard that nobody names any more go.
+    connection.execute("DELETE FROM images WHERE shard_id = ?", [shard])
+    connection.execute(
+        "DELETE FROM images WHERE shard_id IN (SELECT unnest(?::UUID[])) AND shard_id NOT IN (SELECT shard_id FROM shards)",
+        [[old for (old,) in earlier]],
+    )
 
 
 def _insert_rows(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, shard: str, ids: list[str]) -> None:
@@ -83,7 +122,7 @@ def _supersede(connection: duckdb.DuckDBPyConnection, url: str, shard: str, ids:
     folder, _, slice_name = url.partition("#slice=")
     count = slice_name.partition("of")[2]
     connection.execute(
-        "UPDATE shards SET superseded = true WHERE shard_id <> ? AND scorer_id = ? AND bank_id = ? AND calibration_id = ? "
+        f"UPDATE shards SET superseded = true WHERE shard_id <> ? AND {_SAME_KEY} "
         "AND (url = ? OR (? <> '' AND starts_with(url, ? || '#slice=') AND NOT ends_with(url, 'of' || ?)))",
         [shard, *ids, url, slice_name, folder, count],
     )

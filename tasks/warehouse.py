@@ -20,7 +20,7 @@ from mdmf_core.digests import short_id
 from mdmf_core.errors import WarehouseError
 from mdmf_core.records import Shard
 from tasks.kit import ScoringKit
-from tasks.parts import WorkKey
+from tasks.parts import Work, WorkKey
 from tasks.registry import register
 
 # Readable by the DuckDB shells of 1.5 and 2.x alike.
@@ -31,6 +31,11 @@ _PATIENCE = 120.0  # seconds that a commit waits for readers and other writers
 def parts_folder(warehouse: str) -> str:
     """Where the parts and plans of a warehouse lie: beside its file."""
     return os.path.abspath(warehouse) + ".parts"
+
+
+def leases_folder(warehouse: str) -> str:
+    """Where runs say what they are at work on."""
+    return os.path.join(parts_folder(warehouse), "leases")
 
 
 def _open(path: str, read_only: bool) -> duckdb.DuckDBPyConnection:
@@ -135,6 +140,7 @@ def start_run(connection: duckdb.DuckDBPyConnection, run: RunRecord, kit: Scorin
         if current != ours and (promote or not current):
             connection.execute("INSERT INTO bank_aliases VALUES ('production', ?, ?, ?, ?)", [*ids, now])
             current = ours
+        connection.execute("DELETE FROM runs WHERE run_id = ?", [run.run_id])  # Prefect starts a run again under its id
         connection.execute(
             "INSERT INTO runs VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
             [run.run_id, run.flow, run.source, *ids, json.dumps(run.parameters), run.code_version, run.host, run.device, now],
@@ -149,15 +155,25 @@ def finish_run(connection: duckdb.DuckDBPyConnection, run_id: str, state: str, m
     )
 
 
-def still_to_do(connection: duckdb.DuckDBPyConnection, shards: list[Shard], key: WorkKey) -> list[Shard]:
-    """The shards that are not complete under this key with the content that the listing shows now."""
+def still_to_do(connection: duckdb.DuckDBPyConnection, shards: list[Shard], key: WorkKey) -> tuple[list[Work], int]:
+    """The shards that are not complete under this key with the content that the listing shows now, and how many are set aside.
+
+    Set aside are those that failed for what they are: with the same bytes they would fail again, so only `retry` reads them.
+    """
     rows = connection.execute(
-        "SELECT url, size_bytes, fingerprint FROM shards WHERE state = 'complete' AND NOT superseded "
-        "AND scorer_id = ? AND bank_id = ? AND calibration_id = ?",
+        "SELECT url, size_bytes, fingerprint, NOT superseded AND state = 'complete', "
+        "state = 'failed' AND NOT starts_with(reason, 'error:'), coalesce(generation, 0) "
+        "FROM shards WHERE scorer_id = ? AND bank_id = ? AND calibration_id = ?",
         [str(short_id(digest)) for digest in (key.scorer_id, key.bank_id, key.calibration_id)],
     ).fetchall()
-    done = set(rows)
-    return [shard for shard in shards if (shard.url, shard.size_bytes, shard.fingerprint) not in done]
+    done = {tuple(content) for *content, complete, _, _ in rows if complete}
+    aside = {tuple(content) for *content, _, failed, _ in rows if failed}
+    generations: dict[str, int] = {}
+    for url, *_, generation in rows:
+        generations[url] = max(generations.get(url, 0), generation)
+    waiting = [shard for shard in shards if (shard.url, shard.size_bytes, shard.fingerprint) not in done]
+    to_do = [shard for shard in waiting if (shard.url, shard.size_bytes, shard.fingerprint) not in aside]
+    return [Work(shard, generations.get(shard.url, 0)) for shard in to_do], len(waiting) - len(to_do)
 
 
 def query(warehouse: str, sql: str, parameters: list[Any] | None = None) -> pd.DataFrame:

@@ -57,13 +57,27 @@ def test_landing_twice_is_landing_once(kit, tmp_path):
     assert query(warehouse, "SELECT count(*) AS n FROM shards")["n"][0] == 1
 
 
-def test_a_part_that_does_not_add_up_lands_nothing_of_its_group(kit, tmp_path):
+def test_a_part_that_does_not_add_up_lands_nothing_and_costs_no_other_shard(kit, tmp_path):
     warehouse = opened(tmp_path / "w.duckdb", kit)
     good = outcome_of(write_shard(tmp_path / "00000.tar", range(3)), warehouse, kit)
     bad = replace(outcome_of(write_shard(tmp_path / "00001.tar", range(9, 12)), warehouse, kit), members=4, scored=4)
     with pytest.raises(WarehouseError, match="the part holds 3 scored"):
-        land(warehouse, [good, bad], kit.key)
-    assert query(warehouse, "SELECT count(*) AS n FROM images")["n"][0] == 0
+        land(warehouse, [bad, good], kit.key)
+    assert list(query(warehouse, "SELECT url FROM shards")["url"]) == [good.url]
+    assert query(warehouse, "SELECT count(*) AS n FROM images")["n"][0] == 3
+
+
+def test_rows_of_a_later_lease_cannot_be_replaced_by_those_of_an_earlier_one(kit, tmp_path):
+    warehouse = opened(tmp_path / "w.duckdb", kit)
+    source = write_shard(tmp_path / "00000.tar", range(3))
+    slept = replace(outcome_of(source, warehouse, kit), generation=1)
+    write_shard(source, range(5, 9))
+    successor = replace(outcome_of(source, warehouse, kit), generation=2)
+    assert land(warehouse, [successor], kit.key) == []
+    assert land(warehouse, [slept], kit.key) == [slept.url]
+    assert query(warehouse, "SELECT digest FROM shards WHERE NOT superseded")["digest"][0] == successor.digest
+    assert land(warehouse, [replace(slept, state="deferred", part=None)], kit.key) == [slept.url]
+    assert query(warehouse, "SELECT count(*) AS n FROM shards")["n"][0] == 1
 
 
 def test_the_table_itself_refuses_a_shard_that_does_not_add_up(kit, tmp_path):
