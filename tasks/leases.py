@@ -1,7 +1,7 @@
 """Leases: one live run works on a shard at a time, and what a dead one held is taken over.
 
 Files beside the parts. An owner is a run of a flow in a process, ``owners/RUN.TOKEN.json``, kept fresh by a heartbeat.
-A lease is ``held/SHARD.GENERATION.json``, made whole and only if it is not there (a hard link), so that of two who try one wins.
+A lease is ``held/SHARD.GENERATION.json``, made whole and only if it is not there (a hard link): of two who try, one wins.
 The number grows with every owner, and landing refuses rows of a lower one than the warehouse holds: a writer that slept
 through its expiry cannot get past its successor, whatever it believes.
 """
