@@ -16,9 +16,10 @@ from tasks.kit import ScoringKit
 from tasks.landing import land
 from tasks.parts import ShardOutcome, read_plan, write_plan
 from tasks.report import write_report
+from tasks.runs import RunRecord, finish_run, start_run, still_to_do
 from tasks.scorers import device_label, load_kit, resolve_bank
 from tasks.shards import list_shards
-from tasks.warehouse import RunRecord, connect, finish_run, migrate, parts_folder, start_run, still_to_do
+from tasks.warehouse import connect, migrate, parts_folder
 
 _LOG_SECONDS = 20.0
 

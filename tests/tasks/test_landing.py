@@ -16,9 +16,10 @@ from mdmf_core.records import Shard
 from tasks.extract import score_shard
 from tasks.landing import land
 from tasks.parts import ShardOutcome, finished_part, part_path, part_writer
+from tasks.runs import RunRecord, start_run
 from tasks.scorers import load_kit
 from tasks.shards import list_shards
-from tasks.warehouse import RunRecord, connect, migrate, parts_folder, query, start_run
+from tasks.warehouse import connect, migrate, parts_folder, query
 
 RUN = "00000000-0000-0000-0000-000000000001"
 
