@@ -37,8 +37,8 @@ def land(warehouse: str, outcomes: list[ShardOutcome], key: WorkKey, patience: f
     """Lands every outcome in one transaction; landing the same ones again changes nothing.
 
     Raises:
-        WarehouseError: a part does not add up to its outcome; nothing of the group is landed. Or others held the warehouse for
-            longer than ``patience`` seconds; the parts stay, and the next run lands them.
+        WarehouseError: a part does not add up to its outcome; nothing of the group is landed.
+        WarehouseHeld: others held the warehouse for longer than ``patience`` seconds; the next run lands the parts.
     """
     ids = [str(short_id(digest)) for digest in (key.scorer_id, key.bank_id, key.calibration_id)]
     with connect(warehouse, patience=patience) as connection, transaction(connection):

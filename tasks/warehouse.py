@@ -19,7 +19,7 @@ import pandas as pd
 from prefect import get_run_logger
 from prefect.exceptions import MissingContextError
 
-from mdmf_core.errors import WarehouseError
+from mdmf_core.errors import WarehouseError, WarehouseHeld
 
 # Readable by the DuckDB shells of 1.5 and 2.x alike.
 STORAGE_VERSION = "v1.5.0"
@@ -50,8 +50,8 @@ def connect(warehouse: str, read_only: bool = False, patience: float | None = No
         patience: seconds to wait at most; by default two minutes to read and ten to write.
 
     Raises:
-        WarehouseError: not there (read-only), not a DuckDB file, not writable, held for longer than ``patience``, or
-            (read-only) written by another version.
+        WarehouseError: not there (read-only), not a DuckDB file, not writable, or (read-only) written by another version.
+        WarehouseHeld: others held it for longer than ``patience``.
     """
     with opened(warehouse, read_only, patience) as connection:
         if read_only:
@@ -110,7 +110,7 @@ def _open_in_turn(path: str, read_only: bool, patience: float) -> duckdb.DuckDBP
                 raise WarehouseError(f"cannot open warehouse {path}: check the path and its permissions ({reason})") from error
             waited = time.monotonic() - started
             if waited >= patience:
-                raise WarehouseError(
+                raise WarehouseHeld(
                     f"cannot open warehouse {path}: {holder} has held it for {patience:.0f} s, as long as this waits; "
                     "close it and run again. Nothing is lost: the next run lands the parts that are finished"
                 ) from error
