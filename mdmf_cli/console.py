@@ -46,6 +46,11 @@ def print_scored(result: Any) -> None:
     )  # fmt: skip
 
 
+def say(text: str) -> None:
+    """One line, as it is."""
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
 def print_rows(rows: list[dict[Any, Any]], columns: list[str]) -> None:
     """A result as a table, numbers to four places."""
     table = Table(header_style="bold")

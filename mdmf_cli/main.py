@@ -13,6 +13,7 @@ import typer
 from mdmf_cli.bank import bank_app
 from mdmf_cli.console import Block, Device, ScorerOption, Warehouse, console, plain_errors, print_rows, print_scored
 from mdmf_cli.recovery import reap, retry
+from mdmf_cli.safety import safety_app
 from mdmf_core.errors import MdmfError
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app = typer.Typer(
 app.add_typer(bank_app, name="bank")
 app.command()(retry)
 app.command()(reap)
+app.add_typer(safety_app)
 
 
 class Format(StrEnum):

@@ -7,10 +7,20 @@ import duckdb
 from mdmf_core.digests import digest_of, short_id
 from mdmf_core.errors import WarehouseError
 from tasks.parts import ShardOutcome, WorkKey
-from tasks.warehouse import connect, transaction
+from tasks.warehouse import LANDING_PATIENCE, connect, quoted, transaction
 
 # Of shard, key and content: the same member has the same id in every run.
-_IMAGE_ID = "left(sha256(concat_ws(chr(0), '{shard}', key, p.sha256)), 32)::UUID"
+_IMAGE_ID = "left(sha256(concat_ws(chr(0), '{shard}', key, p.sha256)), 32)::UUID AS image_id"
+# What a part gives to each table, beside the ids of shard, scorer, bank, calibration and run.
+# A sidecar that is not JSON travels as a JSON string, so that a foreign file cannot stop a commit.
+_FROM_PART = {
+    "images": f"SELECT {_IMAGE_ID}, key, p.sha256 AS sha256, format, width, height, bytes, locator, jpeg_quality, border_px, "
+    "resized, caption, url, CASE WHEN json_valid(sidecar) THEN sidecar::JSON ELSE to_json(sidecar) END AS sidecar "
+    "FROM read_parquet({file}) p WHERE format IS NOT NULL",
+    "scores": f"SELECT {_IMAGE_ID}, score, mmd2, cross_term, self_term, top_k, top_patch, patches, p_value, domain, "
+    "in_support, scored_at FROM read_parquet({file}) p WHERE reason IS NULL",
+    "exclusions": f"SELECT {_IMAGE_ID}, key, reason, detail FROM read_parquet({{file}}) p WHERE reason IS NOT NULL",
+}
 
 
 def shard_id(outcome: ShardOutcome) -> str:
@@ -18,7 +28,12 @@ def shard_id(outcome: ShardOutcome) -> str:
     return str(short_id(digest_of({"url": outcome.url, "size": outcome.size_bytes, "digest": outcome.digest})))
 
 
-def land(warehouse: str, outcomes: list[ShardOutcome], key: WorkKey) -> list[str]:
+def from_part(table: str, outcome: ShardOutcome) -> str:
+    """The query for what a part gives to ``images``, ``scores`` or ``exclusions``."""
+    return _FROM_PART[table].format(shard=shard_id(outcome), file=quoted(outcome.part or ""))
+
+
+def land(warehouse: str, outcomes: list[ShardOutcome], key: WorkKey, patience: float = LANDING_PATIENCE) -> list[str]:
     """Lands each outcome in a transaction of its own; landing the same ones again changes nothing.
 
     Returns:
@@ -26,10 +41,11 @@ def land(warehouse: str, outcomes: list[ShardOutcome], key: WorkKey) -> list[str
 
     Raises:
         WarehouseError: parts that do not add up to their outcomes. All other shards are landed, nothing of those.
+        WarehouseHeld: others held the warehouse for longer than ``patience`` seconds; the next run lands the parts.
     """
     ids = [str(short_id(digest)) for digest in (key.scorer_id, key.bank_id, key.calibration_id)]
     overtaken, refused = [], []
-    with connect(warehouse) as connection:
+    with connect(warehouse, patience=patience) as connection:
         for outcome in outcomes:
             if outcome.state == "elsewhere":
                 continue
@@ -38,7 +54,7 @@ def land(warehouse: str, outcomes: list[ShardOutcome], key: WorkKey) -> list[str
                     if _overtaken(connection, outcome, ids):
                         overtaken.append(outcome.url)
                     else:
-                        _land_shard(connection, outcome, ids)
+                        land_shard(connection, outcome, ids)
             except WarehouseError as error:
                 refused.append(str(error))
     if refused:
@@ -56,7 +72,8 @@ def _overtaken(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, ids
     return newest > outcome.generation
 
 
-def _land_shard(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, ids: list[str]) -> None:
+def land_shard(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, ids: list[str]) -> None:
+    """Replaces what the warehouse holds of this shard under these ids by the outcome; call it in a transaction."""
     shard = shard_id(outcome)
     if outcome.state == "complete":
         _remove_earlier(connection, outcome, shard, ids)
@@ -91,25 +108,17 @@ def _remove_earlier(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome
 
 
 def _insert_rows(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, shard: str, ids: list[str]) -> None:
-    image_id = _IMAGE_ID.format(shard=shard)
-    part = [outcome.part]
-    # A sidecar that is not JSON travels as a JSON string, so that a foreign file cannot stop a commit.
     connection.execute(
-        f"INSERT INTO images SELECT {image_id}, '{shard}', key, p.sha256, format, width, height, bytes, locator, jpeg_quality, "
-        "border_px, resized, caption, url, CASE WHEN json_valid(sidecar) THEN sidecar::JSON ELSE to_json(sidecar) END "
-        "FROM read_parquet(?) p WHERE format IS NOT NULL",
-        part,
+        f"INSERT INTO images BY NAME SELECT *, ?::UUID AS shard_id FROM ({from_part('images', outcome)})", [shard]
     )
-    scored = connection.execute(
-        f"INSERT INTO scores SELECT {image_id}, '{shard}', ?, ?, ?, ?, score, mmd2, cross_term, self_term, top_k, top_patch, "
-        "patches, p_value, domain, in_support, scored_at FROM read_parquet(?) p WHERE reason IS NULL",
-        [*ids, outcome.run_id, *part],
-    ).fetchall()[0][0]
-    excluded = connection.execute(
-        f"INSERT INTO exclusions SELECT '{shard}', key, {image_id}, reason, detail, ?, ?, ?, ? FROM read_parquet(?) p "
-        "WHERE reason IS NOT NULL",
-        [*ids, outcome.run_id, *part],
-    ).fetchall()[0][0]
+    scored, excluded = (
+        connection.execute(
+            f"INSERT INTO {table} BY NAME SELECT *, ?::UUID AS shard_id, ?::UUID AS scorer_id, ?::UUID AS bank_id, "
+            f"?::UUID AS calibration_id, ?::UUID AS run_id FROM ({from_part(table, outcome)})",
+            [shard, *ids, outcome.run_id],
+        ).fetchall()[0][0]
+        for table in ("scores", "exclusions")
+    )
     if (scored, excluded, scored + excluded) != (outcome.scored, outcome.excluded, outcome.members):
         raise WarehouseError(
             f"{outcome.url}: the part holds {scored} scored and {excluded} excluded members, the reader counted "

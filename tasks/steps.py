@@ -17,9 +17,10 @@ from tasks.leases import release
 from tasks.parts import ShardOutcome, Work, read_plan, work_name, write_plan
 from tasks.report import write_report
 from tasks.retry import again, require_retryable, waiting_for_retry
+from tasks.runs import RunRecord, finish_run, start_run, still_to_do
 from tasks.scorers import device_label, load_kit, resolve_bank
 from tasks.shards import list_shards
-from tasks.warehouse import RunRecord, connect, finish_run, leases_folder, migrate, parts_folder, start_run, still_to_do
+from tasks.warehouse import connect, leases_folder, migrate, parts_folder
 from tasks.work import work_off
 
 _LOG_SECONDS = 20.0

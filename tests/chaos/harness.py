@@ -68,8 +68,8 @@ class Chaos:
 
     def parameters(self, warehouse: str, source: Path | None = None) -> dict[str, Any]:
         return {
-            "source": f"{source or self.folder / 'source'}/*.tar", "warehouse": warehouse, "scorer": self.scorer, "bank": self.bank,
-            "shards_per_task": 2, "batch_images": 4, "decode_threads": 1, "device": "cpu",
+            "source": f"{source or self.folder / 'source'}/*.tar", "warehouse": warehouse, "scorer": self.scorer,
+            "bank": self.bank, "shards_per_task": 2, "batch_images": 4, "decode_threads": 1, "device": "cpu",
         }  # fmt: skip
 
     def start(
