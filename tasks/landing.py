@@ -93,10 +93,10 @@ def _remove_earlier(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome
     """What was landed of the same content, or of what the listing called the same content before it was read better."""
     earlier = connection.execute(
         f"SELECT DISTINCT shard_id::VARCHAR FROM shards WHERE url = ? AND {_SAME_KEY} AND state = 'complete' "
-        "AND (shard_id = ? OR (size_bytes = ? AND fingerprint = ?))",
-        [outcome.url, *ids, shard, outcome.size_bytes, outcome.fingerprint],
+        "AND size_bytes = ? AND fingerprint = ?",
+        [outcome.url, *ids, outcome.size_bytes, outcome.fingerprint],
     ).fetchall()
-    for (old,) in earlier:
+    for old in {shard, *(old for (old,) in earlier)}:
         for table in ("shards", "scores", "exclusions"):
             connection.execute(f"DELETE FROM {table} WHERE shard_id = ? AND {_SAME_KEY}", [old, *ids])
     # Other banks' rows of the same content point to the same images; those of a shard that nobody names any more go.

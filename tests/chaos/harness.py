@@ -15,7 +15,7 @@ from typing import Any
 from fabricate import encoded, write_shard
 from victim import NEVER, curate
 
-from tasks.verify import content_digest
+from tasks.content import content_digest
 from tasks.warehouse import connect
 
 
