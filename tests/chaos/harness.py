@@ -28,6 +28,8 @@ class Trial:
     same: bool  # whether, after one more run, the content is that of the undisturbed one
     lost: int = 0  # members without a verdict
     twice: int = 0  # members with two
+    seconds: float = 0.0  # that the run after it took
+    peak_mb: float = 0.0  # resident memory of that run
 
 
 @dataclass
@@ -122,19 +124,30 @@ class Chaos:
         for _, process in started:
             process.join()
         written = sum(Path(log).read_text().splitlines().count("replace scores") for log in logs if Path(log).exists())
+        began = time.monotonic()
         self.run(name, source=source)
+        seconds = time.monotonic() - began
         found, found_members, twice = look(warehouse)
         died = any(process.exitcode == -signal.SIGKILL for _, process in started)
-        return Race(f"{runs} runs at once, {killed} killed", died, found == digest, members - found_members, twice, written)
+        what = f"{runs} runs at once, {killed} killed"
+        lost = members - found_members
+        return Race(what, died, found == digest, lost, twice, seconds, peak_mb(warehouse), written)
 
     def judged(self, what: str, warehouse: str, died: bool) -> Trial:
         """Runs again, undisturbed, and compares."""
+        started = time.monotonic()
         self.run(Path(warehouse).parent.name)
+        seconds = time.monotonic() - started
         digest, members, twice = look(warehouse)
-        trial = Trial(what, died, digest == self.digest, self.members - members, twice)
+        trial = Trial(what, died, digest == self.digest, self.members - members, twice, seconds, peak_mb(warehouse))
         if trial.same:
             shutil.rmtree(Path(warehouse).parent)
         return trial
+
+
+def peak_mb(warehouse: str) -> float:
+    """Resident memory of the last run that ended by itself."""
+    return int(Path(warehouse).with_name("peak").read_text()) / 1024
 
 
 def look(warehouse: str) -> tuple[str, int, int]:

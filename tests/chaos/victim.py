@@ -4,6 +4,7 @@ A step is a link, rename, removal or fsync under the warehouse's folder, and the
 """
 
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -66,6 +67,10 @@ class _Watched:
         return self._connection.execute(sql, *rest)
 
 
+def _note_peak(path: Path) -> None:
+    path.write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+
+
 def curate(parameters: dict[str, Any], step: int = NEVER, after: bool = False, log: str | None = None) -> None:
     """Runs the flow; SIGKILLs itself around one step."""
     quiet = os.open(os.devnull, os.O_WRONLY)
@@ -79,3 +84,4 @@ def curate(parameters: dict[str, Any], step: int = NEVER, after: bool = False, l
     tasks.warehouse._open = lambda *args: _Watched(opened(*args), steps)  # type: ignore[assignment]
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # its thread takes a second to end
         flows.curate.curate(**parameters)
+    _note_peak(Path(parameters["warehouse"]).with_name("peak"))
