@@ -81,7 +81,7 @@ def restore(saved: str, warehouse: str, force: bool = False) -> Restored:
 @contextmanager
 def _copied(source: str, target: str) -> Iterator[Copied]:
     """A compared copy beside ``target``; it takes that name when the block ends well."""
-    with atomic_path(target) as temporary:
+    with atomic_path(target) as temporary, _without_log(temporary):
         with opened(source, read_only=True, patience=WRITER_PATIENCE) as connection:
             pending(connection)  # refuses a newer one, and what is none
             tables, digest = table_digests(connection), content_digest(connection)
@@ -95,6 +95,16 @@ def _copied(source: str, target: str) -> Iterator[Copied]:
         if different:
             raise WarehouseError(f"the copy of {source} differs from it in {', '.join(sorted(different))}; nothing was written")
         yield Copied(target, os.path.getsize(temporary), digest)
+
+
+@contextmanager
+def _without_log(path: str) -> Iterator[None]:
+    """Removes what a copy that failed leaves of its log."""
+    try:
+        yield
+    finally:
+        if os.path.exists(path + ".wal"):
+            os.remove(path + ".wal")
 
 
 def _hold(path: str, stack: ExitStack) -> None:

@@ -76,6 +76,8 @@ NO_CHECK = (
     "ALTER TABLE free RENAME TO shards",
 )
 
+EVERYWHERE = tuple(f"DELETE FROM {table} WHERE shard_id = {SHARD}" for table in ("images", "scores", "exclusions", "shards"))
+
 
 @pytest.mark.parametrize(
     ("statements", "check"),
@@ -102,10 +104,7 @@ NO_CHECK = (
         ((*NO_CHECK, f"UPDATE shards SET members = 6, scored = 4 WHERE shard_id = {SHARD}"), "accounting"),
         ((f"INSERT INTO shards SELECT * FROM shards WHERE shard_id = {SHARD}",), "doubled shard"),
         ((f"DELETE FROM shards WHERE shard_id = {SHARD}",), "orphan part"),
-        (
-            tuple(f"DELETE FROM {table} WHERE shard_id = {SHARD}" for table in ("images", "scores", "exclusions", "shards")),
-            "orphan part",
-        ),
+        (EVERYWHERE, "orphan part"),
     ],
 )
 def test_wrong_rows_are_restored_from_the_part(warehouse, undisturbed, statements, check):
@@ -216,7 +215,7 @@ def test_temporaries_and_plans_that_nobody_needs(warehouse, kit):
     plans.mkdir()
     change(
         warehouse,
-        f"INSERT INTO runs SELECT * REPLACE (uuid() AS run_id, 'completed' AS state) FROM runs WHERE run_id = '{RUN}'",
+        "INSERT INTO runs SELECT * REPLACE (uuid() AS run_id, 'completed' AS state) FROM runs",
     )
     ended = query(warehouse, "SELECT run_id::VARCHAR AS run FROM runs WHERE state = 'completed'")["run"][0]
     for run in (ended, RUN):
