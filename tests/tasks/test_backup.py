@@ -10,7 +10,9 @@ from pathlib import Path
 import duckdb
 import pytest
 from fabricate import open_warehouse, outcome_of, write_shard
+from typer.testing import CliRunner
 
+from mdmf_cli.main import app
 from mdmf_core.errors import WarehouseError
 from tasks.backup import backup, restore
 from tasks.content import content_digest, table_digests
@@ -155,3 +157,15 @@ def test_killed_at_any_moment_a_backup_leaves_warehouse_and_earlier_backup_whole
         assert digest(out) in (earlier, now)
     backup(warehouse, out, force=True)
     assert digest(out) == now
+
+
+def test_the_commands_tell_size_digest_and_what_comes_next(warehouse, kit, tmp_path):
+    out, content = str(tmp_path / "backup.duckdb"), digest(warehouse)
+    result = CliRunner().invoke(app, ["backup", out, "--warehouse", warehouse])
+    assert (result.exit_code, result.output) == (0, f"{out}: {os.path.getsize(out) / 1e6:.1f} MB, content {content}\n")
+    land(warehouse, [outcome_of(write_shard(tmp_path / "00001.tar", range(10, 13)), warehouse, kit)], kit.key)
+    assert CliRunner().invoke(app, ["restore", out, "--warehouse", warehouse]).exit_code == 1
+    result = CliRunner().invoke(app, ["restore", out, "--warehouse", warehouse, "--force"])
+    assert result.exit_code == 0
+    assert f"what was there before: {warehouse}.before-restore" in result.output
+    assert f"1 parts are newer than the backup; next: mdmf verify --repair --warehouse {warehouse}" in result.output

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from fabricate import RUN, encoded, open_warehouse, outcome_of, write_shard
+from typer.testing import CliRunner
 
+from mdmf_cli.main import app
 from tasks.content import content_digest
 from tasks.landing import land
 from tasks.parts import part_path, part_writer
@@ -265,3 +267,20 @@ def test_the_content_digest_sees_what_is_there_and_nothing_else(warehouse, undis
         change(warehouse, statement)
         assert digest(warehouse) not in seen
         seen.add(digest(warehouse))
+
+
+def mdmf(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, arguments)
+    return result.exit_code, result.output
+
+
+def test_the_command_ends_with_status_1_while_something_is_wrong(warehouse, undisturbed):
+    assert mdmf("verify", "--warehouse", warehouse)[0] == 0
+    change(warehouse, f"DELETE FROM scores WHERE shard_id = {SHARD}")
+    status, text = mdmf("verify", "--warehouse", warehouse)
+    assert (status, "1 findings remain; --repair mends 1 of them" in text) == (1, True)
+    status, text = mdmf("verify", "--warehouse", warehouse, "--repair")
+    assert status == 0
+    assert f"content {undisturbed}\neverything adds up\n" in text
+    status, text = mdmf("verify", "--warehouse", warehouse + "x")
+    assert (status, "no warehouse at" in text) == (1, True)
