@@ -269,6 +269,20 @@ def test_the_content_digest_sees_what_is_there_and_nothing_else(warehouse, undis
         seen.add(digest(warehouse))
 
 
+@pytest.mark.parametrize("table", ["scores", "exclusions", "images"])
+def test_the_content_digest_tells_which_row_is_there_three_times(warehouse, table):
+    seen = set()
+    for extreme in ("min", "max"):  # as many rows both times, and the same ones under an exclusive or
+        change(
+            warehouse,
+            f"CREATE TABLE kept AS SELECT * FROM {table}",
+            f"INSERT INTO {table} SELECT k.* FROM kept k, range(2) WHERE image_id = (SELECT {extreme}(image_id) FROM kept)",
+        )
+        seen.add(digest(warehouse))
+        change(warehouse, f"DELETE FROM {table}", f"INSERT INTO {table} FROM kept", "DROP TABLE kept")
+    assert len(seen) == 2
+
+
 def mdmf(*arguments: str) -> tuple[int, str]:
     result = CliRunner().invoke(app, arguments)
     return result.exit_code, result.output
