@@ -81,20 +81,31 @@ def restore(saved: str, warehouse: str, force: bool = False) -> Restored:
 @contextmanager
 def _copied(source: str, target: str) -> Iterator[Copied]:
     """A compared copy beside ``target``; it takes that name when the block ends well."""
-    with atomic_path(target) as temporary:
+    with atomic_path(target) as temporary, _without_log(temporary):
         with opened(source, read_only=True, patience=WRITER_PATIENCE) as connection:
             pending(connection)  # refuses a newer one, and what is none
-            tables, digest = table_digests(connection), content_digest(connection)
+            tables = table_digests(connection)
             if "shards" not in tables:
                 raise WarehouseError(f"{source} is no mdmf warehouse: it is empty")
             connection.execute(f"ATTACH {quoted(temporary)} AS copy (STORAGE_VERSION '{STORAGE_VERSION}')")
             connection.execute("COPY FROM DATABASE warehouse TO copy")
             connection.execute("DETACH copy")
         with opened(temporary, read_only=True) as connection:
-            different = {name for name, rows in table_digests(connection).items() ^ tables.items()}
+            different = {name for name, _ in table_digests(connection).items() ^ tables.items()}
+            digest = content_digest(connection)
         if different:
             raise WarehouseError(f"the copy of {source} differs from it in {', '.join(sorted(different))}; nothing was written")
         yield Copied(target, os.path.getsize(temporary), digest)
+
+
+@contextmanager
+def _without_log(path: str) -> Iterator[None]:
+    """Removes what a copy that failed leaves of its log."""
+    try:
+        yield
+    finally:
+        if os.path.exists(path + ".wal"):
+            os.remove(path + ".wal")
 
 
 def _hold(path: str, stack: ExitStack) -> None:

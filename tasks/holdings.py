@@ -9,6 +9,7 @@ from mdmf_core.records import Shard
 from tasks.content import ROW_HASH, RowsDigest
 from tasks.parts import WorkKey
 
+_MEMORY = "2GB"
 _KEY = "shard_id, scorer_id, bank_id, calibration_id"
 # What a part says of a row, in the order in which it is hashed.
 COLUMNS = {
@@ -62,7 +63,8 @@ class Holdings:
 
 
 def holdings(connection: duckdb.DuckDBPyConnection) -> Holdings:
-    """Counts and hashes every row once, grouped by shard."""
+    """Counts and hashes every row once, grouped by shard; beyond the limit, groups wait on disk."""
+    connection.execute(f"SET memory_limit = '{_MEMORY}'")
     for table, columns in COLUMNS.items():
         group = "shard_id" if table == "images" else _KEY
         repeated = "0" if table == "exclusions" else "count(*) - count(DISTINCT image_id)"

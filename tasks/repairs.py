@@ -18,13 +18,15 @@ def land_again(warehouse: str, holding: Holding, outcome: ShardOutcome) -> None:
         connection.execute(
             "CREATE TEMP TABLE before AS "
             "SELECT shard_id, scorer_id, bank_id, calibration_id, bool_and(superseded) AS superseded, "
-            "max(committed_at) AS committed_at FROM shards WHERE state = 'complete' AND split_part(url, '#slice=', 1) = ? GROUP BY ALL",
+            "max(committed_at) AS committed_at FROM shards "
+            "WHERE state = 'complete' AND split_part(url, '#slice=', 1) = ? GROUP BY ALL",
             [folder],
         )
         land_shard(connection, replace(outcome, generation=holding.generation or 0), list(holding.ids))
         connection.execute(
-            "UPDATE shards SET superseded = b.superseded, committed_at = b.committed_at FROM before b WHERE shards.shard_id = b.shard_id AND "
-            "shards.scorer_id = b.scorer_id AND shards.bank_id = b.bank_id AND shards.calibration_id = b.calibration_id"
+            "UPDATE shards SET superseded = b.superseded, committed_at = b.committed_at FROM before b "
+            "WHERE (shards.shard_id, shards.scorer_id, shards.bank_id, shards.calibration_id) "
+            "= (b.shard_id, b.scorer_id, b.bank_id, b.calibration_id)"
         )
 
 

@@ -45,6 +45,10 @@ def warehouse(curate, tmp_path) -> Path:
         ("rescore",),
         ("train",),
         ("evaluate",),
+        ("verify",),
+        ("backup",),
+        ("restore",),
+        ("migrate",),
     ],
 )
 def test_help_of_every_command(command):

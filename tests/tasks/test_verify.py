@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from fabricate import RUN, encoded, open_warehouse, outcome_of, write_shard
+from typer.testing import CliRunner
 
+from mdmf_cli.main import app
 from tasks.content import content_digest
 from tasks.landing import land
 from tasks.parts import part_path, part_writer
@@ -76,6 +78,8 @@ NO_CHECK = (
     "ALTER TABLE free RENAME TO shards",
 )
 
+EVERYWHERE = tuple(f"DELETE FROM {table} WHERE shard_id = {SHARD}" for table in ("images", "scores", "exclusions", "shards"))
+
 
 @pytest.mark.parametrize(
     ("statements", "check"),
@@ -102,10 +106,7 @@ NO_CHECK = (
         ((*NO_CHECK, f"UPDATE shards SET members = 6, scored = 4 WHERE shard_id = {SHARD}"), "accounting"),
         ((f"INSERT INTO shards SELECT * FROM shards WHERE shard_id = {SHARD}",), "doubled shard"),
         ((f"DELETE FROM shards WHERE shard_id = {SHARD}",), "orphan part"),
-        (
-            tuple(f"DELETE FROM {table} WHERE shard_id = {SHARD}" for table in ("images", "scores", "exclusions", "shards")),
-            "orphan part",
-        ),
+        (EVERYWHERE, "orphan part"),
     ],
 )
 def test_wrong_rows_are_restored_from_the_part(warehouse, undisturbed, statements, check):
@@ -216,7 +217,7 @@ def test_temporaries_and_plans_that_nobody_needs(warehouse, kit):
     plans.mkdir()
     change(
         warehouse,
-        f"INSERT INTO runs SELECT * REPLACE (uuid() AS run_id, 'completed' AS state) FROM runs WHERE run_id = '{RUN}'",
+        "INSERT INTO runs SELECT * REPLACE (uuid() AS run_id, 'completed' AS state) FROM runs",
     )
     ended = query(warehouse, "SELECT run_id::VARCHAR AS run FROM runs WHERE state = 'completed'")["run"][0]
     for run in (ended, RUN):
@@ -266,3 +267,34 @@ def test_the_content_digest_sees_what_is_there_and_nothing_else(warehouse, undis
         change(warehouse, statement)
         assert digest(warehouse) not in seen
         seen.add(digest(warehouse))
+
+
+@pytest.mark.parametrize("table", ["scores", "exclusions", "images"])
+def test_the_content_digest_tells_which_row_is_there_three_times(warehouse, table):
+    seen = set()
+    for extreme in ("min", "max"):  # as many rows both times, and the same ones under an exclusive or
+        change(
+            warehouse,
+            f"CREATE TABLE kept AS SELECT * FROM {table}",
+            f"INSERT INTO {table} SELECT k.* FROM kept k, range(2) WHERE image_id = (SELECT {extreme}(image_id) FROM kept)",
+        )
+        seen.add(digest(warehouse))
+        change(warehouse, f"DELETE FROM {table}", f"INSERT INTO {table} FROM kept", "DROP TABLE kept")
+    assert len(seen) == 2
+
+
+def mdmf(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, arguments)
+    return result.exit_code, result.output
+
+
+def test_the_command_ends_with_status_1_while_something_is_wrong(warehouse, undisturbed):
+    assert mdmf("verify", "--warehouse", warehouse)[0] == 0
+    change(warehouse, f"DELETE FROM scores WHERE shard_id = {SHARD}")
+    status, text = mdmf("verify", "--warehouse", warehouse)
+    assert (status, "1 findings remain; --repair mends 1 of them" in text) == (1, True)
+    status, text = mdmf("verify", "--warehouse", warehouse, "--repair")
+    assert status == 0
+    assert f"content {undisturbed}\neverything adds up\n" in text
+    status, text = mdmf("verify", "--warehouse", warehouse + "x")
+    assert (status, "no warehouse at" in text) == (1, True)
