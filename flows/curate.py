@@ -15,6 +15,7 @@ from mdmf_core.errors import MdmfError
 from tasks import steps
 from tasks.parts import ShardOutcome
 from tasks.steps import CurateSettings
+from tasks.storage import refuse_credentials
 
 
 class CurateResult(BaseModel):
@@ -35,6 +36,7 @@ class CurateResult(BaseModel):
 
 
 def _run_name() -> str:
+    refuse_credentials(runtime.flow_run.parameters["source"])
     return f"curate {runtime.flow_run.parameters['source']}"[:200]
 
 
@@ -81,6 +83,7 @@ def curate(
     Raises:
         MdmfError: a source, scorer, bank or warehouse that cannot be used, in one sentence; or no shard could be scored.
     """
+    refuse_credentials(source)
     run_id = str(runtime.flow_run.id or uuid.uuid4())
     settings = CurateSettings(
         source=source, warehouse=warehouse, scorer=scorer, bank=bank, calibration=calibration, keep_signatures=keep_signatures,

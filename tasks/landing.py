@@ -42,7 +42,7 @@ def _land_shard(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, id
             connection.execute(f"DELETE FROM {table} WHERE shard_id = ? AND {same_key}", [shard, *ids])
         connection.execute("DELETE FROM images WHERE shard_id = ?", [shard])
         _insert_rows(connection, outcome, shard, ids)
-        _supersede(connection, outcome.url, shard, ids)
+        _supersede(connection, outcome, shard, ids)
     connection.execute(
         "INSERT INTO shards VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, false, ?, ?, ?, ?, ?, ?, ?, ?)",
         [shard, outcome.url, outcome.kind, outcome.digest, outcome.size_bytes, outcome.fingerprint, outcome.state,
@@ -78,9 +78,10 @@ def _insert_rows(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, s
         )
 
 
-def _supersede(connection: duckdb.DuckDBPyConnection, url: str, shard: str, ids: list[str]) -> None:
+def _supersede(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, shard: str, ids: list[str]) -> None:
     """Older content of this URL, and slices of a folder that has since been cut into another number of them."""
-    folder, _, slice_name = url.partition("#slice=")
+    url = outcome.url
+    folder, _, slice_name = url.rpartition("#slice=") if outcome.kind == "folder" else ("", "", "")
     count = slice_name.partition("of")[2]
     connection.execute(
         "UPDATE shards SET superseded = true WHERE shard_id <> ? AND scorer_id = ? AND bank_id = ? AND calibration_id = ? "

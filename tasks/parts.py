@@ -127,10 +127,14 @@ def part_writer(path: str) -> Iterator[PartWriter]:
 
 def write_plan(path: str, groups: Iterable[Sequence[Shard]]) -> None:
     """The plan as one Parquet file, one row per shard, so that tasks are passed a path and a number."""
-    rows = [shard.record() | {"group": number} for number, group in enumerate(groups) for shard in group]
+    rows = [
+        shard.record() | {"keys": [os.fsencode(key) for key in shard.keys], "group": number}  # names need not be valid UTF-8
+        for number, group in enumerate(groups)
+        for shard in group
+    ]
     schema = pa.schema(
         [("url", pa.string()), ("kind", pa.string()), ("size_bytes", pa.int64()), ("fingerprint", pa.string()),
-         ("unfinished", pa.string()), ("keys", pa.list_(pa.string())), ("group", pa.int64())]
+         ("unfinished", pa.string()), ("keys", pa.list_(pa.binary())), ("group", pa.int64())]
     )  # fmt: skip
     with atomic_path(path) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
@@ -139,4 +143,4 @@ def write_plan(path: str, groups: Iterable[Sequence[Shard]]) -> None:
 def read_plan(path: str, group: int) -> list[Shard]:
     """The shards of one group of a plan."""
     rows = pq.read_table(path, filters=[("group", "=", group)]).drop_columns(["group"]).to_pylist()
-    return [Shard(**row | {"keys": tuple(row["keys"])}) for row in rows]
+    return [Shard(**row | {"keys": tuple(map(os.fsdecode, row["keys"]))}) for row in rows]
