@@ -9,9 +9,11 @@ from pydantic import Field
 from flows.scoring import CurateResult, carry_out
 from tasks import steps
 from tasks.steps import CurateSettings
+from tasks.storage import refuse_credentials
 
 
 def _run_name() -> str:
+    refuse_credentials(runtime.flow_run.parameters["source"])
     return f"curate {runtime.flow_run.parameters['source']}"[:200]
 
 
@@ -58,6 +60,7 @@ def curate(
     Raises:
         MdmfError: a source, scorer, bank or warehouse that cannot be used, in one sentence; or no shard could be scored.
     """
+    refuse_credentials(source)
     settings = CurateSettings(
         source=source, warehouse=warehouse, scorer=scorer, bank=bank, calibration=calibration, keep_signatures=keep_signatures,
         shards_per_task=shards_per_task, images_per_slice=images_per_slice, max_shards=max_shards, batch_images=batch_images,

@@ -63,8 +63,10 @@ def curate(
 ) -> None:
     """Score a collection of images: the deployment's flow, in this process. Run it again to go on where it stopped."""
     from flows.curate import curate as flow
+    from tasks.storage import refuse_credentials
 
     with plain_errors():
+        refuse_credentials(source)  # before Prefect records the parameters of a run
         result = flow(
             source=source, warehouse=warehouse, scorer=scorer, bank=bank, calibration=calibration,
             keep_signatures=keep_signatures, shards_per_task=shards_per_task, images_per_slice=images_per_slice,

@@ -78,7 +78,7 @@ def land_shard(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, ids
     if outcome.state == "complete":
         _remove_earlier(connection, outcome, shard, ids)
         _insert_rows(connection, outcome, shard, ids)
-        _supersede(connection, outcome.url, shard, ids)
+        _supersede(connection, outcome, shard, ids)
     # An earlier deferral or failure of this URL is over, whatever comes now.
     connection.execute(f"DELETE FROM shards WHERE url = ? AND state <> 'complete' AND {_SAME_KEY}", [outcome.url, *ids])
     connection.execute(
@@ -126,9 +126,10 @@ def _insert_rows(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, s
         )
 
 
-def _supersede(connection: duckdb.DuckDBPyConnection, url: str, shard: str, ids: list[str]) -> None:
+def _supersede(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, shard: str, ids: list[str]) -> None:
     """Older content of this URL, and slices of a folder that has since been cut into another number of them."""
-    folder, _, slice_name = url.partition("#slice=")
+    url = outcome.url
+    folder, _, slice_name = url.rpartition("#slice=") if outcome.kind == "folder" else ("", "", "")
     count = slice_name.partition("of")[2]
     connection.execute(
         f"UPDATE shards SET superseded = true WHERE shard_id <> ? AND {_SAME_KEY} "

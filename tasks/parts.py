@@ -153,13 +153,15 @@ def part_writer(path: str) -> Iterator[PartWriter]:
 def write_plan(path: str, groups: Iterable[Sequence[Work]]) -> None:
     """The plan as one Parquet file, one row per shard, so that tasks are passed a path and a number."""
     rows = [
-        work.shard.record() | {"generation": work.generation, "retry": list(work.retry), "group": number}
+        work.shard.record()
+        | {"keys": [os.fsencode(key) for key in work.shard.keys]}  # names need not be valid UTF-8
+        | {"generation": work.generation, "retry": list(work.retry), "group": number}
         for number, group in enumerate(groups)
         for work in group
     ]
     schema = pa.schema(
         [("url", pa.string()), ("kind", pa.string()), ("size_bytes", pa.int64()), ("fingerprint", pa.string()),
-         ("unfinished", pa.string()), ("keys", pa.list_(pa.string())), ("generation", pa.int64()),
+         ("unfinished", pa.string()), ("keys", pa.list_(pa.binary())), ("generation", pa.int64()),
          ("retry", pa.list_(pa.string())), ("group", pa.int64())]
     )  # fmt: skip
     with atomic_path(path) as temporary:
@@ -170,6 +172,10 @@ def read_plan(path: str, group: int) -> list[Work]:
     """One group of a plan."""
     rows = pq.read_table(path, filters=[("group", "=", group)]).drop_columns(["group"]).to_pylist()
     return [
-        Work(generation=row.pop("generation"), retry=tuple(row.pop("retry")), shard=Shard(**row | {"keys": tuple(row["keys"])}))
+        Work(
+            generation=row.pop("generation"),
+            retry=tuple(row.pop("retry")),
+            shard=Shard(**row | {"keys": tuple(map(os.fsdecode, row["keys"]))}),
+        )
         for row in rows
     ]
