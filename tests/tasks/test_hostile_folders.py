@@ -16,7 +16,7 @@ NAMES = [
     "'\"`$(x).jpg",
     "#slice=0of2.jpg",
     "100%25.jpg",
-    "</td><script>.jpg",
+    "<script>.jpg",
     "\u202egpj.jpg",
     "caf\udce9.jpg",
     "{a,b}*?.jpg",
