@@ -27,6 +27,8 @@ _UPRIGHT: dict[object, Image.Transpose] = {
     8: Image.Transpose.ROTATE_90,
 }
 _FORMATS = ("JPEG", "PNG", "WEBP")
+# How Pillow words metadata that unpacks to more than its own limits, and a decoder that got no memory.
+_TOO_MUCH = ("decompressed data too large", "too much memory used", "out of memory")
 _SIGNATURES = {
     b"\xff\xd8\xff": "JPEG",
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -51,7 +53,7 @@ class ImageLimits:
     max_bytes: int = 64 * 2**20  # of the encoded file
     max_pixels: int = 120_000_000
     max_seconds: float = 30.0
-    max_memory: int = 4 * 2**30  # address space of the process, bytes
+    max_memory: int = 7 * 2**29  # address space of the process, bytes
 
 
 def sniff(data: bytes) -> str | None:
@@ -136,9 +138,10 @@ def _upright_rgb(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
         grey = (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return np.asarray(image.convert("RGB"))
+        layer = image if image.mode == "RGBA" else image.convert("RGBA")
+        image = Image.new("RGB", layer.size, "white")
+        image.paste(layer, mask=layer)
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _orientation(image: Image.Image) -> object:
@@ -151,8 +154,21 @@ def _orientation(image: Image.Image) -> object:
 
 def _damage(error: Exception, data: bytes, announced: str) -> ExclusionReason:
     text = str(error).lower()
-    cut = {"JPEG": b"\xff\xd9" not in data[-4096:], "PNG": b"IEND" not in data[-64:]}
-    declared = int.from_bytes(data[4:8], "little") + 8 if announced == "WEBP" else 0
-    if "truncated" in text or cut.get(announced, False) or declared > len(data):
+    if any(sign in text for sign in _TOO_MUCH):
+        return ExclusionReason.TOO_LARGE
+    if "file is truncated" in text or _is_cut(data, announced):
         return ExclusionReason.TRUNCATED
     return ExclusionReason.UNDECODABLE
+
+
+def _is_cut(data: bytes, announced: str) -> bool:
+    """Whether a file that failed has no end: no end marker, or a chunk longer than what is there."""
+    if announced == "JPEG":
+        return b"\xff\xd9" not in data[-4096:]
+    if announced == "PNG":
+        return b"IEND" not in data[-64:]
+    end = 12
+    while end + 8 <= len(data):
+        end += 8 + int.from_bytes(data[end + 4 : end + 8], "little")
+        end += end % 2
+    return max(end - 1, 8 + int.from_bytes(data[4:8], "little")) > len(data)
