@@ -18,6 +18,7 @@ from corpus_parts import (
     grey_png,
     photographs,
     saved,
+    scene,
 )
 
 
@@ -26,7 +27,7 @@ def truncations() -> Iterator[Entry]:
     where = random.Random(1)
     jpegs = [*photographs()[:6], *(saved(scene(n), "JPEG", progressive=True) for n in range(3))]
     for data in jpegs:
-        cuts = {at + more for at in _segments(data) for more in (0, 1, 3)} | {len(data) - 1}
+        cuts = {at + more for at in segments(data) for more in (0, 1, 3)} | {len(data) - 1}
         for at in sorted(at for at in cuts | {where.randrange(700, len(data)) for _ in range(8)} if at < len(data)):
             yield Entry("truncated jpeg", f"{at}.jpg", data[:at], CUT if at >= 3 else frozenset({FOREIGN}))
     for data in [saved(scene(n), "PNG", exif=exif_block(1)) for n in range(4)] + [grey_png()]:
@@ -89,7 +90,7 @@ def chunks() -> Iterator[Entry]:
             yield Entry("chunks png", "checksum.png", data[:8] + b"".join([*parts[:at], wrong, *parts[at + 1 :]]))
     for number in range(3):
         data = saved(scene(number), "JPEG", progressive=number == 2, exif=exif_block(6), dpi=(72, 72))
-        starts = [*_segments(data), len(data)]
+        starts = [*segments(data), len(data)]
         parts = [data[first:last] for first, last in pairwise(starts)]
         yield from _rearranged("jpg", data[:2], parts, lambda part: part[:2] + b"\0\2")
 
@@ -118,7 +119,7 @@ def _webps() -> Iterator[bytes]:
         yield saved(picture, "WEBP", quality=80, exif=exif_block(1))
 
 
-def _segments(data: bytes) -> list[int]:
+def segments(data: bytes) -> list[int]:
     """Offsets of a JPEG's markers up to and including each start of scan."""
     found, at = [], 2
     while data[at] == 0xFF:

@@ -25,6 +25,7 @@ from corpus_parts import (
     png,
     rows_of,
     saved,
+    scene,
 )
 from PIL import Image
 
