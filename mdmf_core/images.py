@@ -1,7 +1,15 @@
 """Bytes to upright RGB pixels, or a documented reason why not.
 
-Policy: JPEG, PNG and WebP; the pixel limit is checked before any pixel is decoded; truncated data is never completed; EXIF
-orientation is applied; transparency is laid over white; 16-bit grey keeps its upper byte; animations give their first frame.
+* JPEG, PNG and WebP, known by their first bytes; a file's name says nothing.
+* Pixels are counted from the header, before any is decoded and before room is made for them.
+* Truncated data is never completed. What follows the last pixel may be missing, and bytes behind the end do not matter.
+* EXIF orientation is applied. Metadata that is no EXIF, or an orientation that is none, changes nothing.
+* Animations, and JPEGs that hold several pictures (MPO), give their first.
+* Transparency is laid over white. 16-bit samples keep their upper byte. CMYK is taken as Adobe writes it, inverted.
+* Colour profiles are not applied: the numbers in the file are what a generator or a camera left.
+* PNG metadata that unpacks to more than Pillow's limits (1 MiB a chunk, 64 MiB a file) makes the file ``too_large``.
+
+A limit of the formats: a JPEG whose scan ends early but that has its end marker is decoded, with flat blocks for the rest.
 """
 
 import io

@@ -141,7 +141,7 @@ class _Child:
         try:
             self._receive(time.monotonic() + _START_SECONDS, 0)
         except (DecoderEnded, DecoderOverran) as error:
-            message = f"a decoder cannot be started: {error or 'no sign of life'}; {' '.join(argv)} printed:\n{self._printed()}"
+            message = f"a decoder cannot be started: {str(error) or 'no sign of life'}; {' '.join(argv)} printed:\n{self._printed()}"
             self.kill()
             raise MdmfError(message) from error
 
