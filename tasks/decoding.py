@@ -141,9 +141,9 @@ class _Child:
         try:
             self._receive(time.monotonic() + _START_SECONDS, 0)
         except (DecoderEnded, DecoderOverran) as error:
-            message = f"a decoder cannot be started: {str(error) or 'no sign of life'}; {' '.join(argv)} printed:\n{self._printed()}"
+            ending, printed = str(error) or "no sign of life", self._printed()
             self.kill()
-            raise MdmfError(message) from error
+            raise MdmfError(f"a decoder cannot be started: {ending}; {' '.join(argv)} printed:\n{printed}") from error
 
     def decode(self, data: bytes, plan: CropPlan, limits: ImageLimits) -> Decoded:
         """The child's answer.
