@@ -19,11 +19,11 @@ from mdmf_core.errors import ShardCorrupt, ShardUnfinished, SourceError
 from mdmf_core.images import ImageLimits, decode
 from mdmf_core.records import DecodedImage, ImageExcluded, ImageShape, Member, Shard
 from mdmf_core.scoring import ImageScore
+from tasks.faults import reading_again
 from tasks.kit import ScoringKit
-from tasks.parts import PartWriter, ShardOutcome, finished_part, part_path, part_writer, read_part
+from tasks.parts import ShardOutcome, finished_part, part_path, part_writer, read_part
 from tasks.shards import expected_members, open_shard
 from tasks.signatures import SignatureWriter, is_kept, signature_writer, signatures_path
-from tasks.storage import storage_errors
 
 LIMITS = ImageLimits()
 T = TypeVar("T")
@@ -68,8 +68,7 @@ def score_shard(
         return earlier
     started = time.monotonic()
     try:
-        with storage_errors(shard.url), part_writer(path) as part:
-            _write_part(shard, kit, part, folder, path, run_id, storage_block, progress, started)
+        _write_part(shard, kit, folder, path, run_id, storage_block, progress, started)
         return read_part(path)
     except ShardUnfinished as error:
         state, reason = "deferred", f"unfinished: {error}"
@@ -83,10 +82,10 @@ def score_shard(
     )
 
 
+@reading_again
 def _write_part(
     shard: Shard,
     kit: ScoringKit,
-    part: PartWriter,
     folder: str,
     path: str,
     run_id: str,
@@ -95,28 +94,28 @@ def _write_part(
     started: float,
 ) -> None:
     members = scored = 0
-    with (
-        open_shard(shard, LIMITS.max_bytes, storage_block) as reader,
-        ThreadPoolExecutor(kit.decode_threads, thread_name_prefix="decode") as pool,
-        _signature_writer(shard, kit, folder) as signatures,
-    ):
-        plan = kit.scorer.crops
-        prepared = in_order(pool, lambda member: prepare(member, plan), reader, window=2 * kit.batch_images)
-        for batch in batches(prepared, kit.batch_images):
-            rows = _rows(batch, kit, signatures)
-            part.write(rows)
-            members += len(rows)
-            scored += sum(row["reason"] is None for row in rows)
-            progress(members)
-        digest = reader.digest
-        expected = expected_members(shard, storage_block)
-        if expected is not None and members < expected:
-            raise ShardUnfinished(f"{members} members, but its stats file promises {expected}")
-    outcome = ShardOutcome(
-        shard.url, shard.kind, shard.size_bytes, shard.fingerprint, "complete", None, digest,
-        members, scored, members - scored, time.monotonic() - started, run_id, path,
-    )  # fmt: skip
-    part.close_with(outcome)
+    with part_writer(path) as part:
+        with (
+            _signature_writer(shard, kit, folder) as signatures,
+            open_shard(shard, LIMITS.max_bytes, storage_block) as reader,
+            ThreadPoolExecutor(kit.decode_threads, thread_name_prefix="decode") as pool,
+        ):
+            plan = kit.scorer.crops
+            prepared = in_order(pool, lambda member: prepare(member, plan), reader, window=2 * kit.batch_images)
+            for batch in batches(prepared, kit.batch_images):
+                rows = _rows(batch, kit, signatures)
+                part.write(rows)
+                members += len(rows)
+                scored += sum(row["reason"] is None for row in rows)
+                progress(members)
+            expected = expected_members(shard, storage_block)
+            if expected is not None and members < expected:
+                raise ShardUnfinished(f"{members} members, but its stats file promises {expected}")
+        outcome = ShardOutcome(
+            shard.url, shard.kind, shard.size_bytes, shard.fingerprint, "complete", None, reader.digest,
+            members, scored, members - scored, time.monotonic() - started, run_id, path,
+        )  # fmt: skip
+        part.close_with(outcome)
 
 
 def _signature_writer(shard: Shard, kit: ScoringKit, folder: str) -> AbstractContextManager[SignatureWriter | None]:

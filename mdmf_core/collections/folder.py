@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mdmf_core.digests import sha256_hex
-from mdmf_core.records import ExclusionReason, Member
+from mdmf_core.records import ExclusionReason, ImageExcluded, Member
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
 
@@ -32,19 +32,18 @@ class FolderReader:
 
     Args:
         keys: paths relative to the folder.
-        read: gives the bytes of a key, or None when the file is above the byte limit.
-        size: gives the size of a key in bytes.
+        read: gives the bytes of a key, or None when the file is above the byte limit, and its size. Raises ImageExcluded
+            for a file that cannot be had.
         caption: gives the text beside a key (same stem, ``.txt``), or None.
     """
 
     def __init__(
         self,
         keys: Sequence[str],
-        read: Callable[[str], bytes | None],
-        size: Callable[[str], int],
+        read: Callable[[str], tuple[bytes | None, int]],
         caption: Callable[[str], str | None],
     ) -> None:
-        self._keys, self._read, self._size, self._caption = keys, read, size, caption
+        self._keys, self._read, self._caption = keys, read, caption
         self._sha256 = hashlib.sha256()
 
     @property
@@ -53,10 +52,18 @@ class FolderReader:
 
     def __iter__(self) -> Iterator[Member]:
         for key in self._keys:
-            data, size = self._read(key), self._size(key)
-            self._sha256.update(f"{len(key)}:{key}:{size}:".encode("utf-8", "surrogateescape"))
-            self._sha256.update(data or b"")
+            try:
+                data, size = self._read(key)
+            except ImageExcluded as excluded:
+                self._add(key, -1, b"")
+                yield Member(key, b"", 0, excluded=excluded.reason, detail=excluded.detail)
+                continue
+            self._add(key, size, data or b"")
             if data is None:
                 yield Member(key, b"", size, excluded=ExclusionReason.TOO_LARGE, detail=f"{size} bytes")
             else:
                 yield Member(key, data, size, caption=self._caption(key))
+
+    def _add(self, key: str, size: int, data: bytes) -> None:
+        self._sha256.update(f"{len(key)}:{key}:{size}:".encode("utf-8", "surrogateescape"))
+        self._sha256.update(data)
