@@ -22,6 +22,7 @@ from mdmf_core.records import Shard
 from tasks.kit import ScoringKit
 from tasks.parts import WorkKey
 from tasks.registry import register
+from tasks.storage import disk_full
 
 # Readable by the DuckDB shells of 1.5 and 2.x alike.
 _STORAGE_VERSION = "v1.5.0"
@@ -48,7 +49,7 @@ def connect(warehouse: str, read_only: bool = False) -> Iterator[duckdb.DuckDBPy
     """Opens the warehouse for the length of the block, waiting with jitter while another process holds it.
 
     Raises:
-        WarehouseError: not there (read-only), not a DuckDB file, not writable, or held for over two minutes.
+        WarehouseError: not there (read-only), not a DuckDB file, not writable, or held for over two minutes; its disk is full.
     """
     path = os.path.abspath(warehouse)
     if read_only and not os.path.exists(path):
@@ -64,15 +65,25 @@ def connect(warehouse: str, read_only: bool = False) -> Iterator[duckdb.DuckDBPy
         except (duckdb.Error, OSError) as error:
             held = "lock" in str(error).lower()
             if not held or time.monotonic() > deadline:
-                advice = "another process holds it open; close it" if held else "check the path and its permissions"
+                advice = "another process holds it open; close it" if held else _advice(str(error))
                 raise WarehouseError(f"cannot open warehouse {path}: {advice} ({str(error).splitlines()[0]})") from error
             time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
             pause = min(pause * 1.5, 2.0)
     try:
         connection.execute("SET TimeZone = 'UTC'")
         yield connection
+    except duckdb.Error as error:
+        if "No space left" not in str(error):
+            raise
+        raise disk_full(path, str(error)) from error
     finally:
         connection.close()
+
+
+def _advice(said: str) -> str:
+    if "read-only file system" in said.lower():
+        return "its disk is read-only; make it writable, or choose another place"
+    return "check the path and its permissions"
 
 
 @contextmanager

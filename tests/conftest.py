@@ -17,10 +17,12 @@ import s3fs
 import timm
 import torch
 from fabricate import build_settings, encoded
+from fault_proxy import FaultProxy, fault_proxy
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_HOME, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 from safetensors.torch import save_file
 
+from tasks import faults
 from tasks.banks import build
 from tasks.scorers import load_scorer
 
@@ -118,3 +120,14 @@ def signed_in(bucket: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Path
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()
     return folder
+
+
+@pytest.fixture
+def proxied(signed_in: Path, bucket: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """A proxy that breaks requests to the bucket, and limits so small that no test waits for long."""
+    limits = faults.StorageLimits(tries=12, small_tries=6, page_tries=1, pause=0.001, longest_pause=0.01)
+    monkeypatch.setattr(faults, "LIMITS", limits)
+    with fault_proxy(bucket[1]) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        yield proxy
+        s3fs.S3FileSystem.clear_instance_cache()

@@ -45,16 +45,18 @@ class FaultProxy:
     chances: Mapping[str, float] = field(default_factory=dict)
     script: deque[str] = field(default_factory=deque)  # one fault for each of the next requests that it fits
     touches: Callable[[str, str], bool] = lambda method, path: True  # which requests may be broken
-    requests: int = 0
+    requests: int = 0  # that could have been broken
+    ranges: list[str] = field(default_factory=list)  # that they asked for
     injected: Counter[str] = field(default_factory=Counter)
     dice: random.Random = field(default_factory=lambda: random.Random(0))
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def choose(self, method: str, path: str) -> str | None:
+    def choose(self, method: str, path: str, bytes_asked: str | None) -> str | None:
         with self.lock:
             if not self.touches(method, path):
                 return None
             self.requests += 1
+            self.ranges += [bytes_asked] if bytes_asked else []
             fault = self.script[0] if self.script else self._by_chance()
             fits = fault is not None and (fault not in _BODY or (method == "GET" and (fault != "flip" or ".tar" in path)))
             if not fits:
@@ -113,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _handle(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length) if length else None
-        fault = self.faults.choose(self.command, self.path)
+        fault = self.faults.choose(self.command, self.path, self.headers.get("Range"))
         if fault == "stall":
             select.select([self.connection], [], [], 60)  # until the client has had enough
             self.close_connection = True
