@@ -30,7 +30,6 @@ class Ranges(Protocol):
     """Where the ranges of one file come from."""
 
     checks_every_answer: bool  # so that a file which changes in between cannot go unseen
-    prompt: bool  # whether the next block comes soon enough without being asked for ahead
 
     def fill(self, block: Block) -> None:
         """Asks once for what is missing; fewer bytes than that may come, with or without an error."""
@@ -46,7 +45,6 @@ class FileRanges:
     def __init__(self, filesystem: fsspec.AbstractFileSystem, path: str) -> None:
         self._filesystem, self._path = filesystem, path
         self._file: Any = None
-        self.prompt = not filesystem.async_impl
 
     def fill(self, block: Block) -> None:
         try:
@@ -68,7 +66,6 @@ class S3Ranges:
     """Of an S3 object, one GET each. Not every store heeds If-Match, but every one names the ETag of what it sends."""
 
     checks_every_answer = True
-    prompt = False
 
     def __init__(self, filesystem: Any, path: str, etag: str) -> None:
         self._filesystem, self._etag = filesystem, etag
@@ -96,10 +93,12 @@ class S3Ranges:
     def close(self) -> None:
         """Nothing is held between requests."""
 
-    def checksum(self) -> str | None:
-        """The MD5 of the object, if its ETag is one: not after a multipart upload, nor under a key management service."""
-        if not _MD5.fullmatch(self._etag):
-            return None
+    @property
+    def etag_may_be_md5(self) -> bool:
+        """After a multipart upload it has a dash."""
+        return _MD5.fullmatch(self._etag) is not None
+
+    def etag_is_md5(self) -> bool:
+        """Asks whether a key management service made it something else."""
         head = self._filesystem.call_s3("head_object", Bucket=self._bucket, Key=self._key)
-        plain = "SSECustomerAlgorithm" not in head and head.get("ServerSideEncryption", "AES256") == "AES256"
-        return self._etag if plain else None
+        return "SSECustomerAlgorithm" not in head and head.get("ServerSideEncryption", "AES256") == "AES256"

@@ -21,10 +21,9 @@ _BLOCK = 8 * 2**20
 class SteadyFile(io.RawIOBase):
     """A file whose reads give all that was asked for, or raise. It spends the budget on faults.
 
-    From the second block in a row on, a store is asked for the next block while the last one is in use.
-
     Args:
         listed: size and fingerprint that the file must have; None = those that it has now.
+        checksummed: whether ``verify`` will compare the MD5 of a file that was read through.
 
     Raises, on opening and reading:
         SourceError: the budget is spent, or the store says no.
@@ -32,20 +31,26 @@ class SteadyFile(io.RawIOBase):
     """
 
     def __init__(
-        self, filesystem: fsspec.AbstractFileSystem, path: str, budget: Budget, listed: tuple[int, str] | None = None
+        self,
+        filesystem: fsspec.AbstractFileSystem,
+        path: str,
+        budget: Budget,
+        listed: tuple[int, str] | None = None,
+        checksummed: bool = False,
     ) -> None:
         self._filesystem, self._path, self._budget = filesystem, path, budget
         self._url = full_url(filesystem, path)
         self._ranges: Ranges | None = None
         self._pool: ThreadPoolExecutor | None = None
-        self._ahead: tuple[Block, Future[None]] | None = None
-        self._position = self._read_to = self._hashed = 0
+        self._hashing: Future[None] | None = None
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._position = self._hashed = 0  # hashed: how far the file was read from its start on, without a gap
         found = self._state()
         self._listed = listed or found
         self._require_unchanged(found)
         self.size, tag = self._listed
         self._ranges = S3Ranges(filesystem, path, tag) if "s3" in filesystem.protocol else FileRanges(filesystem, path)
-        self._md5 = hashlib.md5(usedforsecurity=False) if isinstance(self._ranges, S3Ranges) else None
+        self._checksummed = checksummed and isinstance(self._ranges, S3Ranges) and self._ranges.etag_may_be_md5
 
     def readable(self) -> bool:
         return True
@@ -70,48 +75,28 @@ class SteadyFile(io.RawIOBase):
         return len(view)
 
     def _read_block(self, view: memoryview) -> None:
-        """One block, with the next one asked for ahead."""
         start, end = self._position, self._position + len(view)
-        block, ahead = self._taken_ahead(Block(start, view))
-        ranges = cast(Ranges, self._ranges)
+        block, ranges = Block(start, view), cast(Ranges, self._ranges)
 
         def go_on() -> None:
-            nonlocal ahead
-            while block.missing:
-                answer, ahead = ahead, None
-                before = block.done
-                answer.result() if answer else ranges.fill(block)
-                if block.missing:
-                    raise ShortRead(f"{block.done - before} bytes too few came, without an error")
+            ranges.fill(block)
+            if block.missing:
+                raise ShortRead(f"{len(block.missing)} bytes too few came, without an error")
 
         try:
             self._budget.call(self._url, go_on)
         except SourceError as error:
             raise type(error)(f"{error}; reached byte {start + block.done} of {self.size}") from error
-        if block.data is not view:
-            view[:] = block.data
-        in_a_row, self._position, self._read_to = start == self._read_to > 0, end, end
-        if in_a_row and end < self.size and not ranges.prompt:
-            self._ask_ahead(ranges, end)
-        if self._md5 and start == self._hashed:
-            self._md5.update(view)
-            self._hashed = end
+        self._position = end
+        if start == self._hashed and self._checksummed:
+            self._hash(bytes(view), end)
 
-    def _ask_ahead(self, ranges: Ranges, start: int) -> None:
-        self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
-        block = Block(start, memoryview(bytearray(min(_BLOCK, self.size - start))))
-        self._ahead = block, self._pool.submit(ranges.fill, block)
-
-    def _taken_ahead(self, wanted: Block) -> tuple[Block, Future[None] | None]:
-        """The block that was asked for ahead, if it is the wanted one."""
-        if self._ahead is None:
-            return wanted, None
-        block, future = self._ahead
-        self._ahead = None
-        if (block.start, len(block.data)) == (wanted.start, len(wanted.data)):
-            return block, future
-        future.exception()  # waits: ranges are for one request at a time
-        return wanted, None
+    def _hash(self, data: bytes, end: int) -> None:
+        """MD5 is slower than a good line, so that it runs beside the reading, one block behind."""
+        self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="checksum")
+        if self._hashing is not None:
+            self._hashing.result()
+        self._hashing, self._hashed = self._pool.submit(self._md5.update, data), end
 
     def close(self) -> None:
         if self._pool is not None:
@@ -131,9 +116,10 @@ class SteadyFile(io.RawIOBase):
         if not ranges.checks_every_answer:
             self._filesystem.invalidate_cache(self._path)
             self._require_unchanged(self._state())
-        if self._md5 and isinstance(ranges, S3Ranges) and self._hashed == self.size != 0:
+        if self._hashing is not None and isinstance(ranges, S3Ranges) and self._hashed == self.size:
+            self._hashing.result()
             found, told = self._md5.hexdigest(), self._listed[1]
-            if found != told and self._budget.call(self._url, ranges.checksum) is not None:
+            if found != told and self._budget.call(self._url, ranges.etag_is_md5):
                 raise ChecksumDiffers(f"{self._url}: checksum differs: MD5 {found} of all bytes read, {told} in the store")
 
     def _state(self) -> tuple[int, str]:
@@ -155,7 +141,8 @@ class SteadyFile(io.RawIOBase):
 def open_shard_file(shard: Shard, storage_block: str | None) -> Iterator[IO[bytes]]:
     """A shard's bytes, verified when the block ends well; or when it finds them damaged, which the way here may have done."""
     budget, listed = Budget.of_shard(), (shard.size_bytes, shard.fingerprint)
-    with SteadyFile(*open_storage(shard.url, storage_block), budget, listed) as raw, io.BufferedReader(raw, _BLOCK) as file:
+    raw = SteadyFile(*open_storage(shard.url, storage_block), budget, listed, checksummed=shard.kind == "tar")
+    with raw, io.BufferedReader(raw, _BLOCK) as file:
         try:
             yield cast(IO[bytes], file)
         except (ShardCorrupt, ShardUnfinished):
