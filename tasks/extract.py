@@ -20,11 +20,11 @@ from mdmf_core.images import ImageLimits
 from mdmf_core.records import DecodedFacts, ImageShape, Member, Shard
 from mdmf_core.scoring import ImageScore
 from tasks.decoding import DecodePool, decode_pool
+from tasks.faults import reading_again
 from tasks.kit import ScoringKit
-from tasks.parts import PartWriter, ShardOutcome, finished_part, part_path, part_writer, read_part, without_part
+from tasks.parts import ShardOutcome, finished_part, part_path, part_writer, read_part, without_part
 from tasks.shards import expected_members, open_shard
 from tasks.signatures import SignatureWriter, is_kept, signature_writer, signatures_path
-from tasks.storage import storage_errors
 
 LIMITS = ImageLimits()
 T = TypeVar("T")
@@ -65,8 +65,7 @@ def score_shard(
         return earlier
     started = time.monotonic()
     try:
-        with storage_errors(shard.url), part_writer(path) as part:
-            _write_part(shard, kit, part, folder, path, run_id, storage_block, progress, started)
+        _write_part(shard, kit, folder, path, run_id, storage_block, progress, started)
         return read_part(path)
     except ShardUnfinished as error:
         return without_part(shard, "deferred", f"unfinished: {error}", run_id, time.monotonic() - started)
@@ -76,10 +75,10 @@ def score_shard(
         return without_part(shard, "failed", f"corrupt: {error}", run_id, time.monotonic() - started)
 
 
+@reading_again
 def _write_part(
     shard: Shard,
     kit: ScoringKit,
-    part: PartWriter,
     folder: str,
     path: str,
     run_id: str,
@@ -88,27 +87,27 @@ def _write_part(
     started: float,
 ) -> None:
     members = scored = 0
-    with (
-        open_shard(shard, LIMITS.max_bytes, storage_block) as reader,
-        _signature_writer(shard, kit, folder) as signatures,
-    ):
-        plan, pool = kit.scorer.crops, decode_pool(kit.decode_threads)
-        prepared = in_order(pool.threads, lambda member: prepare(member, plan, pool), reader, window=2 * kit.batch_images)
-        for batch in batches(prepared, kit.batch_images):
-            rows = score_batch(batch, kit, signatures)
-            part.write(rows)
-            members += len(rows)
-            scored += sum(row["reason"] is None for row in rows)
-            progress(members)
-        digest = reader.digest
-        expected = expected_members(shard, storage_block)
-        if expected is not None and members < expected:
-            raise ShardUnfinished(f"{members} members, but its stats file promises {expected}")
-    outcome = ShardOutcome(
-        shard.url, shard.kind, shard.size_bytes, shard.fingerprint, "complete", None, digest,
-        members, scored, members - scored, time.monotonic() - started, run_id, path,
-    )  # fmt: skip
-    part.close_with(outcome)
+    with part_writer(path) as part:
+        with (
+            _signature_writer(shard, kit, folder) as signatures,
+            open_shard(shard, LIMITS.max_bytes, storage_block) as reader,
+        ):
+            plan, pool = kit.scorer.crops, decode_pool(kit.decode_threads)
+            prepared = in_order(pool.threads, lambda member: prepare(member, plan, pool), reader, window=2 * kit.batch_images)
+            for batch in batches(prepared, kit.batch_images):
+                rows = score_batch(batch, kit, signatures)
+                part.write(rows)
+                members += len(rows)
+                scored += sum(row["reason"] is None for row in rows)
+                progress(members)
+            expected = expected_members(shard, storage_block)
+            if expected is not None and members < expected:
+                raise ShardUnfinished(f"{members} members, but its stats file promises {expected}")
+        outcome = ShardOutcome(
+            shard.url, shard.kind, shard.size_bytes, shard.fingerprint, "complete", None, reader.digest,
+            members, scored, members - scored, time.monotonic() - started, run_id, path,
+        )  # fmt: skip
+        part.close_with(outcome)
 
 
 def _signature_writer(shard: Shard, kit: ScoringKit, folder: str) -> AbstractContextManager[SignatureWriter | None]:

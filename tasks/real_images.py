@@ -19,8 +19,8 @@ from mdmf_core.records import ImageShape, Member
 from mdmf_core.scoring import Scorer
 from tasks.decoding import decode_pool
 from tasks.extract import LIMITS, Prepared, batches, in_order, prepare, shape_of
+from tasks.faults import storage_errors
 from tasks.shards import list_shards, open_shard
-from tasks.storage import storage_errors
 
 Progress = Callable[[int], None]  # is told the usable images so far
 
