@@ -1,10 +1,6 @@
 """Shared fixtures: a tiny real ViT with its bank, a Prefect server, the curate flow."""
 
 import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,14 +16,13 @@ from fabricate import build_settings, encoded
 from fault_proxy import FaultProxy, fault_proxy
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_HOME, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
+from s3_server import KEY, SECRET, s3_server
 from safetensors.torch import save_file
 
 from tasks import faults
 from tasks.banks import build
 from tasks.kit import ScoringKit
 from tasks.scorers import load_kit, load_scorer
-
-KEY, SECRET = "curator", "a-secret-of-the-tests"
 
 
 @pytest.fixture(scope="session")
@@ -93,25 +88,8 @@ def curate(prefect_server: None, tiny_scorer: str, tiny_bank: str, tmp_path: Pat
 @pytest.fixture(scope="session")
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     """(folder behind the bucket `corpus`, endpoint URL)."""
-    root = tmp_path_factory.mktemp("s3")
-    (root / "corpus").mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    rclone = Path(sys.executable).with_name("rclone")
-    command = [str(rclone), "serve", "s3", "--auth-key", f"{KEY},{SECRET}", "--addr", f"127.0.0.1:{port}", str(root)]
-    command += ["--vfs-cache-mode", "off", "--dir-cache-time", "1ms"]  # with 0s rclone spins in new folders
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        yield root / "corpus", f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait()
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
 
 
 @pytest.fixture

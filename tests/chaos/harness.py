@@ -68,24 +68,32 @@ class Chaos:
         self.steps = Path(log).read_text().splitlines()
         self.digest, self.members, _ = look(warehouse)
 
-    def parameters(self, warehouse: str, source: Path | None = None) -> dict[str, Any]:
+    def parameters(self, warehouse: str, source: Path | str | None = None) -> dict[str, Any]:
         return {
             "source": f"{source or self.folder / 'source'}/*.tar", "warehouse": warehouse, "scorer": self.scorer,
             "bank": self.bank, "shards_per_task": 2, "batch_images": 4, "decode_threads": 1, "device": "cpu",
         }  # fmt: skip
 
     def start(
-        self, name: str, step: int = NEVER, after: bool = False, log: str | None = None, source: Path | None = None
+        self,
+        name: str,
+        step: int = NEVER,
+        after: bool = False,
+        log: str | None = None,
+        source: Path | str | None = None,
+        store: dict[str, str] | None = None,
     ) -> tuple[str, ForkServerProcess]:
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         warehouse = str(folder / "w.duckdb")
-        process = self.context.Process(target=curate, args=(self.parameters(warehouse, source), step, after, log))
+        process = self.context.Process(target=curate, args=(self.parameters(warehouse, source), step, after, log, store))
         process.start()
         return warehouse, process
 
-    def run(self, name: str, log: str | None = None, source: Path | None = None) -> str:
-        warehouse, process = self.start(name, log=log, source=source)
+    def run(
+        self, name: str, log: str | None = None, source: Path | str | None = None, store: dict[str, str] | None = None
+    ) -> str:
+        warehouse, process = self.start(name, log=log, source=source, store=store)
         process.join()
         return warehouse
 
@@ -137,12 +145,15 @@ class Chaos:
         """Runs again, undisturbed, and compares."""
         started = time.monotonic()
         self.run(Path(warehouse).parent.name)
-        seconds = time.monotonic() - started
-        digest, members, twice = look(warehouse)
-        trial = Trial(what, died, digest == self.digest, self.members - members, twice, seconds, peak_mb(warehouse))
+        trial = self.compared(what, warehouse, died, time.monotonic() - started, peak_mb(warehouse))
         if trial.same:
             shutil.rmtree(Path(warehouse).parent)
         return trial
+
+    def compared(self, what: str, warehouse: str, died: bool, seconds: float, peak: float = 0.0) -> Trial:
+        """A warehouse against the undisturbed one."""
+        digest, members, twice = look(warehouse)
+        return Trial(what, died, digest == self.digest, self.members - members, twice, seconds, peak)
 
 
 def peak_mb(warehouse: str) -> float:

@@ -16,6 +16,7 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 
 import flows.curate
 import tasks.warehouse
+from tasks import faults, reading
 
 NEVER = 1 << 30
 
@@ -71,8 +72,24 @@ def _note_peak(path: Path) -> None:
     path.write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
 
 
-def curate(parameters: dict[str, Any], step: int = NEVER, after: bool = False, log: str | None = None) -> None:
-    """Runs the flow; SIGKILLs itself around one step."""
+def curate(
+    parameters: dict[str, Any],
+    step: int = NEVER,
+    after: bool = False,
+    log: str | None = None,
+    store: dict[str, str] | None = None,
+) -> None:
+    """Runs the flow; SIGKILLs itself around one step.
+
+    Args:
+        store: environment of a store that breaks requests; reads are then many and small, and wait little.
+    """
+    if store is not None:
+        os.environ.update(store)
+        reading._BLOCK = 8192
+        faults.LIMITS = faults.StorageLimits(
+            tries=1000, small_tries=50, skewed_tries=50, rereads=50, pause=0.001, longest_pause=0.01, stall=1.0
+        )
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, sys.stdout.fileno())
     os.dup2(quiet, sys.stderr.fileno())
