@@ -12,6 +12,7 @@ import typer
 
 from mdmf_cli.bank import bank_app
 from mdmf_cli.console import Block, Device, ScorerOption, Warehouse, console, plain_errors, print_rows
+from mdmf_cli.review import review_app
 from mdmf_core.errors import MdmfError
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bank_app, name="bank")
+app.add_typer(review_app, name="review")
 
 
 class Format(StrEnum):

@@ -63,7 +63,8 @@ def _insert_rows(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, s
     )
     scored = connection.execute(
         f"INSERT INTO scores SELECT {image_id}, '{shard}', ?, ?, ?, ?, score, mmd2, cross_term, self_term, top_k, top_patch, "
-        "patches, p_value, domain, in_support, scored_at FROM read_parquet(?) p WHERE reason IS NULL",
+        "patches, p_value, domain, in_support, scored_at, CASE WHEN contains(url, '://') THEN split_part(url, '/', 3) END "
+        "FROM read_parquet(?) p WHERE reason IS NULL",
         [*ids, outcome.run_id, *part],
     ).fetchall()[0][0]
     excluded = connection.execute(
