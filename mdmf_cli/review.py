@@ -33,10 +33,10 @@ def sample(
 ) -> None:
     """Write the next flagged images to look at, in random order: the first ones measure the precision of all flags."""
     from tasks.review_files import write_sample
-    from tasks.warehouse import query
+    from tasks.reviews import next_to_review
 
     with plain_errors():
-        rows = query(warehouse, "SELECT * FROM review_sample(?, ?)", [budget, n]).to_dict("records")
+        rows = next_to_review(warehouse, budget, n)
         write_sample(out, rows)
     say(f"{len(rows)} images in {out}; fill in verdict, then: mdmf review import {out} --reviewer YOU --warehouse {warehouse}")
 
@@ -66,7 +66,7 @@ def precision(budget: Budget = 0.05, warehouse: Warehouse = "warehouse.duckdb") 
 
     with plain_errors():
         rows = query(warehouse, "SELECT * FROM precision_estimate(?)", [budget]).to_dict("records")
-    print_rows(rows, list(rows[0]))
+    print_rows(rows, [str(name) for name in rows[0]])
     say(
         "The random sample speaks of all flags; it is as long as the review order has no gap (mdmf review sample). "
         "All reviewed speaks of those that somebody chose to look at. Undecided ones are in no share."

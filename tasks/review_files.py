@@ -60,7 +60,7 @@ def parse(text: str, reviewer: str | None, now: datetime) -> tuple[list[Review],
                 except ValueError as error:
                     problems.append(f"line {rows.line_num}: {error}")
     except csv.Error as error:
-        raise ValueError(f"line {rows.line_num}: not CSV: {error}") from error
+        raise ValueError(f"not CSV after line {rows.line_num}: {error}") from error
     refuse(problems)
     return found, blank
 

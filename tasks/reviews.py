@@ -140,6 +140,14 @@ def _is_known(review: Review, said: _Said, file_sha256: str) -> bool:
     return any(file == file_sha256 for *_, file in said) or bool(said and said[-1][:2] == (review.verdict, review.reason))
 
 
+def next_to_review(warehouse: str, budget: float, n: int) -> list[dict[str, Any]]:
+    """The next n flagged images of the review order that nobody has looked at."""
+    with connect(warehouse, read_only=True) as connection:
+        rows = connection.execute("SELECT * FROM review_sample(?, ?)", [budget, n]).fetchall()
+        names = [column[0] for column in connection.description or []]
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
 def reviewed_generated(warehouse: str | None) -> frozenset[str]:
     """sha256 of the images whose newest verdict is `generated`; none where there is no warehouse, or one without reviews."""
     if warehouse is None or not os.path.exists(warehouse):
