@@ -109,18 +109,22 @@ def rescore(
 
 @app.command()
 def sql(
-    query: Annotated[str, typer.Argument(help='For example "SELECT key, score, p_value FROM flagged(0.05)"')],
+    sql: Annotated[str, typer.Argument(metavar="QUERY", help='For example "SELECT key, score, p_value FROM flagged(0.05)"')],
     warehouse: Warehouse = "warehouse.duckdb",
     format: Annotated[Format, typer.Option(help="How the result is printed.")] = Format.table,
+    parts: Annotated[
+        bool, typer.Option("--parts", help="Ask what the newest run has finished, without opening the warehouse.")
+    ] = False,
 ) -> None:
     """Ask the warehouse. Read-only."""
     import duckdb
 
-    from tasks.warehouse import query as ask
+    from tasks.parts_view import query_parts
+    from tasks.warehouse import query
 
     with plain_errors():
         try:
-            frame = ask(warehouse, query)
+            frame = query_parts(warehouse, sql) if parts else query(warehouse, sql)
         except duckdb.Error as error:
             raise MdmfError(str(error)) from error
     if format is Format.table:
