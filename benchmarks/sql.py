@@ -42,6 +42,7 @@ GENERATED = f"({share('made')} < 0.05 + 0.3 * (hash({HOST}) % 5 = 0)::INT)"
 def fill(folder: Path, images: int) -> None:
     """A warehouse of so many images of thousands of hosts, the first tenth scored by two scorers, and its metadata parquet."""
     (folder / "metadata").mkdir(parents=True)
+    (folder / "warehouse.duckdb.parts" / "scores").mkdir(parents=True)
     with connect(str(folder / "warehouse.duckdb")) as connection:
         migrate(connection)
         shard = identity("shard", shard_of(images))
@@ -49,12 +50,16 @@ def fill(folder: Path, images: int) -> None:
         _images(connection, images, shard)
         for name, count in (("forensic", images), ("clip", images // 10)):
             _scores(connection, name, images, count, shard)
-        metadata = str(folder / "metadata" / "00000.parquet").replace("'", "''")
-        connection.execute(
-            f"COPY (SELECT url, caption, key, 'success' AS status, "
-            f"['cc-by', 'cc-by-sa', 'public domain', '?'][1 + (hash(key) % 4)::INT] AS LICENSE "
-            f"FROM images) TO '{metadata}' (FORMAT parquet)"
-        )
+        licence = "['cc-by', 'cc-by-sa', 'public domain', '?'][1 + (hash(key) % 4)::INT]"
+        for path, sql in (
+            ("metadata/00000.parquet", f"SELECT url, caption, key, 'success' AS status, {licence} AS LICENSE FROM images"),
+            (
+                "warehouse.duckdb.parts/scores/00000.parquet",
+                f"SELECT key, score, p_value, in_support, scored_at FROM scored LIMIT {images // 10}",
+            ),
+        ):
+            quoted = str(folder / path).replace("'", "''")
+            connection.execute(f"COPY ({sql}) TO '{quoted}' (FORMAT parquet)")
 
 
 def _registry(connection: duckdb.DuckDBPyConnection) -> None:
