@@ -6,13 +6,13 @@ from contextlib import contextmanager
 from typing import Annotated, cast
 
 from prefect import flow, get_run_logger, runtime
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.futures import PrefectFuture, as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel, Field
 
 from mdmf_core.errors import MdmfError
-from tasks import steps
+from tasks import artifacts, steps
 from tasks.parts import ShardOutcome
 from tasks.steps import CurateSettings
 
@@ -34,13 +34,9 @@ class CurateResult(BaseModel):
     promoted: bool  # whether the view `scored` shows these rows
 
 
-def _run_name() -> str:
-    return f"curate {runtime.flow_run.parameters['source']}"[:200]
-
-
 @flow(
     name="curate",
-    flow_run_name=_run_name,
+    flow_run_name=artifacts.run_name,
     # One worker: the model owns the device, and decoding has threads of its own.
     task_runner=ThreadPoolTaskRunner(max_workers=1),  # type: ignore[arg-type]
 )
@@ -88,6 +84,7 @@ def curate(
         decode_threads=decode_threads, device=device, storage_block=storage_block, promote=promote,
     ).resolved()  # fmt: skip
     plan = steps.plan(settings, run_id)
+    artifacts.label_run(settings.scorer, settings.bank, plan.to_do, plan.shards)
     with _run_closed(settings, run_id) as failures:
         futures = [steps.score_group.submit(settings, plan.path, group, run_id) for group in range(plan.groups)]
         outcomes = [outcome for landed in _landed(settings, futures, failures) for outcome in landed]
@@ -95,7 +92,7 @@ def curate(
         result = _result(plan, run_id, outcomes, settings.warehouse, page)
         if not result.complete and (result.failed or any("storage:" in (o.reason or "") for o in outcomes)):
             failures.append(f"none of {plan.to_do} shards could be scored; first: {outcomes[0].url}: {outcomes[0].reason}")
-    _artifacts(result, outcomes)
+    artifacts.publish(result.model_dump(), outcomes, run_id)
     if failures:
         raise MdmfError("; ".join(failures))
     return result
@@ -145,25 +142,3 @@ def _result(plan: steps.Plan, run_id: str, outcomes: list[ShardOutcome], warehou
         report=page,
         promoted=plan.promoted,
     )
-
-
-def _artifacts(result: CurateResult, outcomes: list[ShardOutcome]) -> None:
-    rows = "\n".join(
-        f"| {o.url.rpartition('/')[2]} | {o.state} | {o.members} | {o.scored} | {o.excluded} | {o.reason or ''} |"
-        for o in outcomes[:500]
-    )
-    create_markdown_artifact(
-        key="curate-accounting",
-        description="members = scored + excluded",
-        markdown=f"""{result.members} members = {result.scored} scored + {result.excluded} excluded; {result.complete} shards
-complete, {result.already_complete} were complete before, {result.deferred} deferred, {result.failed} failed.
-
-Warehouse: `{result.warehouse}` · report: `{result.report or "none yet"}`
-
-| shard | state | members | scored | excluded | reason |
-|---|---|---|---|---|---|
-{rows}
-""",
-    )
-    if result.report:
-        create_link_artifact(key="curate-report", link=f"file://{result.report}", link_text="report page")

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from mdmf_core.collections.text import was_resized
 from mdmf_core.crops import CropPlan
 from mdmf_core.digests import sha256_hex
-from mdmf_core.errors import ShardCorrupt, ShardUnfinished, SourceError
+from mdmf_core.errors import MdmfError, ShardCorrupt, ShardUnfinished, SourceError
 from mdmf_core.images import ImageLimits, decode
 from mdmf_core.records import DecodedImage, ImageExcluded, ImageShape, Member, Shard
 from mdmf_core.scoring import ImageScore
@@ -77,6 +77,10 @@ def score_shard(
         state, reason = "deferred", f"storage: {error}"
     except ShardCorrupt as error:
         state, reason = "failed", f"corrupt: {error}"
+    except MdmfError:
+        raise
+    except Exception as error:  # whatever it is, the run's message must say where
+        raise MdmfError(f"{shard.url}: {type(error).__name__}: {error}") from error
     seconds = time.monotonic() - started
     return ShardOutcome(
         shard.url, shard.kind, max(shard.size_bytes, 0), shard.fingerprint, state, reason, None, 0, 0, 0, seconds, run_id, None

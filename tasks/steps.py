@@ -11,6 +11,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
+from tasks.artifacts import group_name, landing_name, short_source
 from tasks.extract import score_shard
 from tasks.kit import ScoringKit
 from tasks.landing import land
@@ -87,13 +88,13 @@ def plan(settings: CurateSettings, run_id: str) -> Plan:
     return Plan(path=path, groups=len(groups), shards=len(shards), to_do=len(waiting), promoted=promoted)
 
 
-@task(cache_policy=NO_CACHE, task_run_name="score group {group}", retries=1, retry_delay_seconds=5)
+@task(cache_policy=NO_CACHE, task_run_name=group_name, retries=1, retry_delay_seconds=5)
 def score_group(settings: CurateSettings, plan_path: str, group: int, run_id: str) -> list[ShardOutcome]:
     """Scores the shards of one group into parts."""
     logger, kit, folder = get_run_logger(), settings.kit(), parts_folder(settings.warehouse)
     started = time.monotonic()
     outcomes = [
-        score_shard(shard, kit, folder, run_id, settings.storage_block, progress_log(os.path.basename(shard.url)))
+        score_shard(shard, kit, folder, run_id, settings.storage_block, progress_log(short_source(shard.url)))
         for shard in read_plan(plan_path, group)
     ]
     for outcome in outcomes:
@@ -124,7 +125,7 @@ def progress_log(name: str) -> Callable[[int], None]:
     return progress
 
 
-@task(cache_policy=NO_CACHE, task_run_name="land", retries=2, retry_delay_seconds=5)
+@task(cache_policy=NO_CACHE, task_run_name=landing_name, retries=2, retry_delay_seconds=5)
 def land_group(settings: CurateSettings, outcomes: list[ShardOutcome]) -> None:
     """Commits the outcomes of one group in one transaction."""
     land(settings.warehouse, outcomes, settings.kit().key)
