@@ -3,9 +3,11 @@
 import json
 
 import pytest
-from fabricate import encoded, write_shard
+from fabricate import ROOT, encoded, write_shard
 from prefect import get_client
 from prefect.client.schemas.filters import FlowRunFilter
+from prefect.events.schemas.automations import AutomationCore
+from yaml import safe_load
 
 from mdmf_core.errors import MdmfError
 
@@ -55,3 +57,10 @@ def test_a_failure_names_the_shard_and_the_reason(curate, tmp_path, monkeypatch)
     monkeypatch.setattr("tasks.steps.score_group.retries", 0)
     with pytest.raises(MdmfError, match=r"00000\.tar: RuntimeError: the device is gone"):
         curate(write_shard(tmp_path / "00000.tar", range(2)))
+
+
+def test_the_automations_of_the_page_are_ones_that_prefect_takes():
+    text = (ROOT / "docs" / "notifications.md").read_text().split("```yaml\n")[1].split("```")[0]
+    found = [AutomationCore.model_validate(automation) for automation in safe_load(text)["automations"]]
+    assert [automation.actions[0].type for automation in found] == ["send-notification"] * 2
+    assert found[1].trigger.expect == {"mdmf.bank.alarm"}

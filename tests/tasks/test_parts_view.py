@@ -44,6 +44,7 @@ def test_parts_are_asked_while_another_process_writes_the_warehouse(kit, tmp_pat
     land(warehouse, [landed], kit.key)
     part(write_shard(tmp_path / "it's.tar", range(20, 26)), warehouse, kit, newer)
     kept = "key, sha256, score, p_value, domain, in_support, width, caption, url, sidecar, shard_url"
+    assert query(warehouse, "SELECT DISTINCT host FROM judged")["host"].tolist() == ["example.org"]
     in_warehouse = query(warehouse, f"SELECT {kept} FROM scored ORDER BY key")
     context = multiprocessing.get_context("spawn")
     held, release = context.Event(), context.Event()

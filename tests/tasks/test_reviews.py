@@ -93,6 +93,7 @@ def test_the_newest_verdict_counts_and_history_stays(warehouse, tmp_path):
     assert ask(warehouse, "SELECT decision FROM decided(0.05) WHERE image_id = ?", image) == [("kept",)]  # said long before
     import_reviews(warehouse, write(tmp_path / "4.csv", (image, url, key, "generated", "ana", "on second thoughts")))
     assert ask(warehouse, "SELECT decision FROM decided(0.05) WHERE image_id = ?", image) == [("flagged",)]
+    assert import_reviews(warehouse, first).new == 0  # known by its file, although ana has said something else since
     said = ask(warehouse, "SELECT verdict, reviewer FROM reviews ORDER BY imported_at")
     assert said == [("generated", "ana"), ("real", "ben"), ("unsure", "eva"), ("generated", "ana")]
 
