@@ -52,11 +52,11 @@ def list_reviews(
     with plain_errors():
         rows = query(
             warehouse,
-            "SELECT key, verdict, reviewer, strftime(reviewed_at, '%Y-%m-%d %H:%M') AS reviewed_at, reason, image_id "
+            "SELECT key, verdict, reviewer, strftime(reviewed_at, '%Y-%m-%d %H:%M') AS reviewed_at, reason "
             "FROM reviewed ORDER BY reviewed.reviewed_at DESC, key LIMIT ?",
             [n],
         ).to_dict("records")
-    print_rows(rows, ["key", "verdict", "reviewer", "reviewed_at", "reason", "image_id"])
+    print_rows(rows, ["key", "verdict", "reviewer", "reviewed_at", "reason"])
 
 
 @review_app.command("precision")
@@ -66,10 +66,19 @@ def precision(budget: Budget = 0.05, warehouse: Warehouse = "warehouse.duckdb") 
 
     with plain_errors():
         rows = query(warehouse, "SELECT * FROM precision_estimate(?)", [budget]).to_dict("records")
-    print_rows(rows, [str(name) for name in rows[0]])
+    for row in rows:
+        share = (
+            f": precision {row['precision']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+            if row["generated"] + row["real"]
+            else ""
+        )
+        say(
+            f"{row['basis']}: {row['looked_at']} of {row['flagged']} flagged images, {row['generated']} generated, {row['real']} "
+            f"real, {row['undecided']} undecided{share}"
+        )
     say(
-        "The random sample speaks of all flags; it is as long as the review order has no gap (mdmf review sample). "
-        "All reviewed speaks of those that somebody chose to look at. Undecided ones are in no share."
+        "The random sample speaks of all flags; it is the review order (mdmf review sample) up to the first image that nobody has "
+        "looked at. All reviewed speaks of those that somebody chose to look at."
     )
 
 

@@ -37,7 +37,7 @@ CREATE OR REPLACE VIEW scored AS
   SELECT j.shard_id, i.key, j.image_id, i.url, i.caption, j.score, j.p_value, j.domain, j.in_support,
          j.mmd2, j.cross_term, j.self_term, j.top_k, j.top_patch, j.patches,
          i.sha256, i.format, i.width, i.height, i.bytes, i.jpeg_quality, i.border_px, i.resized, i.locator, i.sidecar,
-         j.shard_url, j.run_id, j.scored_at, j.host
+         j.shard_url, j.run_id, j.scored_at
   FROM judged j JOIN images i USING (image_id);
 
 -- The rule, on scores alone: every scored image is flagged, kept or unsure, by its score and then by who looked at it.
@@ -56,7 +56,7 @@ CREATE OR REPLACE MACRO decisions(fpr) AS TABLE
   SELECT d.shard_id, i.key, d.image_id, i.url, i.caption, d.score, d.p_value, d.domain, d.in_support,
          d.mmd2, d.cross_term, d.self_term, d.top_k, d.top_patch, d.patches,
          i.sha256, i.format, i.width, i.height, i.bytes, i.jpeg_quality, i.border_px, i.resized, i.locator, i.sidecar,
-         d.shard_url, d.run_id, d.scored_at, d.host, d.by_score, d.reviewed, d.decided_by, d.decision
+         d.shard_url, d.run_id, d.scored_at, d.by_score, d.reviewed, d.decided_by, d.decision
   FROM decided(fpr) d JOIN images i USING (image_id);
 
 -- As before, on scores alone.
