@@ -73,12 +73,12 @@ def precision(budget: Budget = 0.05, warehouse: Warehouse = "warehouse.duckdb") 
             else ""
         )
         say(
-            f"{row['basis']}: {row['looked_at']} of {row['flagged']} flagged images, {row['generated']} generated, {row['real']} "
-            f"real, {row['undecided']} undecided{share}"
+            f"{row['basis']}: {row['looked_at']} of {row['flagged']} flagged images, "
+            f"{row['generated']} generated, {row['real']} real, {row['undecided']} undecided{share}"
         )
     say(
-        "The random sample speaks of all flags; it is the review order (mdmf review sample) up to the first image that nobody has "
-        "looked at. All reviewed speaks of those that somebody chose to look at."
+        "The random sample speaks of all flags; it is the review order (mdmf review sample) up to the first image that nobody "
+        "has looked at. All reviewed speaks of those that somebody chose to look at."
     )
 
 

@@ -60,7 +60,7 @@ def label_run(scorer: str, bank: str, to_do: int, shards: int) -> None:
         return
     tags = {*(runtime.flow_run.tags or []), "mdmf", f"scorer:{_tag(scorer)}", f"bank:{_tag(bank)}"}
     with get_client(sync_client=True) as client:
-        client.update_flow_run(identity, name=f"{runtime.flow_run.name}: {to_do} of {shards} shards", tags=sorted(tags))
+        client.update_flow_run(identity, name=f"{run_name()}: {to_do} of {shards} shards", tags=sorted(tags))
 
 
 def _tag(address: str) -> str:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from fabricate import write_shard
+from typer.testing import CliRunner
 
+from mdmf_cli.main import app
 from mdmf_core.errors import WarehouseError
 from tasks.extract import score_shard
 from tasks.landing import land
@@ -54,6 +56,8 @@ def test_parts_are_asked_while_another_process_writes_the_warehouse(kit, tmp_pat
         assert held.wait(60)
         with connect_parts(warehouse) as connection:
             asked = connection.execute(f"SELECT {kept} FROM scored ORDER BY key").df()
+            done = CliRunner().invoke(app, ["sql", "--parts", "FROM accounting", "--warehouse", warehouse, "--format", "csv"])
+            assert (done.exit_code, done.output.count("\n")) == (0, 3), done.output
             assert connection.execute("SELECT key, reason FROM excluded").fetchall() == [("bad", "not_an_image")]
             assert connection.execute("SELECT sum(members), sum(scored), sum(excluded) FROM accounting").fetchall() == [
                 (11, 10, 1)
