@@ -1,6 +1,5 @@
 -- What every table, column, view and macro means. docs/schema.md is written from this (make schema).
 
-
 COMMENT ON TABLE runs IS 'One row per run of a flow.';
 COMMENT ON COLUMN runs.run_id IS 'the Prefect flow run''s id';
 COMMENT ON COLUMN runs.flow IS 'curate or rescore';
@@ -66,8 +65,8 @@ COMMENT ON COLUMN scores.run_id IS 'run that scored it';
 COMMENT ON COLUMN scores.score IS 'higher = more likely generated';
 COMMENT ON COLUMN scores.mmd2 IS 'squared MMD between the image''s patches and the bank';
 COMMENT ON COLUMN scores.cross_term IS 'mean kernel value between the image''s patches and the bank';
-COMMENT ON COLUMN scores.self_term IS 'mean kernel value among the image''s own patches';
-COMMENT ON COLUMN scores.top_k IS 'mean distance of its patches farthest from the bank';
+COMMENT ON COLUMN scores.self_term IS 'mean kernel value between its own patches';
+COMMENT ON COLUMN scores.top_k IS 'mean bank density of the patches farthest from the bank; low = far';
 COMMENT ON COLUMN scores.top_patch IS 'index of the patch farthest from the bank';
 COMMENT ON COLUMN scores.patches IS 'number of patches';
 COMMENT ON COLUMN scores.p_value IS 'share of calibration images at least this unlike the bank; small = unlike real images, never 0';
