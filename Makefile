@@ -3,7 +3,7 @@ PYTHON ?= python3
 DATA ?= ../shared/data
 BIN := .venv/bin
 
-.PHONY: demo test default-scorer schema clean
+.PHONY: demo test audit default-scorer schema clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed  ## install, run the main job on the bundled shards, print what it found
@@ -15,6 +15,9 @@ test: .venv/installed-dev  ## install, check style and types, run the tests
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/pytest
+
+audit: .venv/installed-dev  ## look up what is installed among the known vulnerabilities
+	@$(BIN)/python .ci/audit.py
 
 .venv/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -6,6 +6,8 @@ from prefect import flow, get_run_logger, runtime
 
 from tasks import bank_steps as steps
 from tasks.bank_steps import Rescored, RescoreSettings
+from tasks.leases import owner
+from tasks.warehouse import leases_folder
 
 
 @flow(name="rescore")
@@ -29,7 +31,9 @@ def rescore(
         warehouse=warehouse, bank=bank, calibration=calibration, scorer=scorer, promote=promote, device=device,
         storage_block=storage_block,
     )  # fmt: skip
-    found = steps.rescore(settings, str(runtime.flow_run.id or uuid.uuid4()))
+    run_id = str(runtime.flow_run.id or uuid.uuid4())
+    with owner(leases_folder(warehouse), run_id):
+        found = steps.rescore(settings, run_id)
     get_run_logger().info(
         "%d images of %d shards in %.1f s; %d shards were complete before, %d have no kept signatures",
         found.images, found.shards, found.seconds, found.already_complete, found.without_signatures,

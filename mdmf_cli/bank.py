@@ -1,11 +1,13 @@
 """`mdmf bank ...`: the life of reference banks."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
-from mdmf_cli.console import Block, Device, ScorerOption, Warehouse, console, plain_errors, print_rows
+from mdmf_cli.console import Block, Device, ScorerOption, Warehouse, plain_errors, print_rows, say
 
 bank_app = typer.Typer(help="Reference banks: sets of real images that others are compared with.", no_args_is_help=True)
 Bank = Annotated[str, typer.Argument(help="name@3, name (its newest version) or @alias in the registry, or a directory.")]
@@ -181,10 +183,9 @@ def promote(
     """Point an alias at a bank. The views show the bank that is @production."""
     from tasks.registry import find
     from tasks.registry import promote as point
-    from tasks.warehouse import connect, transaction
 
     with plain_errors():
-        with connect(warehouse) as connection, transaction(connection):
+        with _change(warehouse) as connection:
             entry = find(connection, bank, calibration)
             point(connection, entry, alias)
         say(f"@{alias} is {entry.title}, calibration {entry.calibration_version}")
@@ -202,9 +203,8 @@ def promote(
 def rollback(warehouse: Warehouse = "warehouse.duckdb", alias: Alias = "production") -> None:
     """Point an alias at what it pointed at before. Rows are kept, so the views show the earlier scores at once."""
     from tasks.registry import rollback as back
-    from tasks.warehouse import connect, transaction
 
-    with plain_errors(), connect(warehouse) as connection, transaction(connection):
+    with plain_errors(), _change(warehouse) as connection:
         entry = back(connection, alias)
     say(f"@{alias} is {entry.title} again, calibration {entry.calibration_version}")
 
@@ -214,14 +214,21 @@ def retire(bank: Bank, warehouse: Warehouse = "warehouse.duckdb") -> None:
     """Take a bank out of use under its name. Its rows and its directory stay."""
     from tasks.registry import find
     from tasks.registry import retire as end
-    from tasks.warehouse import connect, transaction
 
-    with plain_errors(), connect(warehouse) as connection, transaction(connection):
+    with plain_errors(), _change(warehouse) as connection:
         entry = find(connection, bank)
         end(connection, entry)
     say(f"{entry.title} is retired")
 
 
-def say(text: str) -> None:
-    """One line, as it is."""
-    console.print(text, highlight=False, soft_wrap=True, markup=False)
+@contextmanager
+def _change(warehouse: str) -> Iterator[Any]:
+    """A transaction on the registry of a warehouse that is there, of this version's schema."""
+    from tasks.warehouse import connect, migrate, opened, transaction
+
+    with opened(warehouse, read_only=True):  # an error, not a new file, where there is none
+        pass
+    with connect(warehouse) as connection:
+        migrate(connection)
+        with transaction(connection):
+            yield connection

@@ -35,6 +35,22 @@ def escaped(text: str) -> str:
     return text.replace("[", r"\[")
 
 
+def print_scored(result: Any) -> None:
+    """The accounting of a run in one line."""
+    console.print(
+        f"{result.members} members = {result.scored} scored + {result.excluded} excluded; {result.complete} shards complete, "
+        f"{result.already_complete} complete before, {result.deferred} deferred, {result.failed} failed"
+        + (f", {result.set_aside} failed before with the same bytes" if result.set_aside else "")
+        + (f", {result.elsewhere} at work in another run" if result.elsewhere else ""),
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def say(text: str) -> None:
+    """One line, as it is."""
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
 def print_rows(rows: list[dict[Any, Any]], columns: list[str]) -> None:
     """A result as a table, numbers to four places."""
     table = Table(header_style="bold")

@@ -24,6 +24,7 @@ class LocalPrefect:
     def __init__(self, root: Path, home: Path) -> None:
         self._root, self.home = root, home
         self.port = _free_port()
+        self.started: dict[str, subprocess.Popen[bytes]] = {}
         self.environment = os.environ | {
             "PREFECT_HOME": str(home / "prefect"),
             "PREFECT_API_URL": f"http://127.0.0.1:{self.port}/api",
@@ -42,11 +43,12 @@ class LocalPrefect:
     def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         """A `prefect` command in the background, its output in NAME.log, in a process group of its own."""
         with open(self.home / f"{name}.log", "wb") as log:
-            return subprocess.Popen(
+            self.started[name] = subprocess.Popen(
                 [sys.executable, "-m", "prefect", *arguments],
                 cwd=self._root, env=self.environment, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )  # fmt: skip
+        return self.started[name]
 
     def run(self, *arguments: str) -> str:
         """A `prefect` command to its end; its output.
@@ -81,15 +83,14 @@ class LocalPrefect:
 def local_prefect(root: Path, home: Path) -> Iterator[LocalPrefect]:
     """Starts server, pool and worker; stops them when the block ends, however it ends."""
     prefect = LocalPrefect(root, home)
-    started: list[subprocess.Popen[bytes]] = []
     try:
-        started.append(prefect.start("server", "server", "start", "--host", "127.0.0.1", "--port", str(prefect.port)))
-        prefect.await_healthy(started[0])
+        server = prefect.start("server", "server", "start", "--host", "127.0.0.1", "--port", str(prefect.port))
+        prefect.await_healthy(server)
         prefect.run("--no-prompt", "work-pool", "create", POOL, "--type", "process", "--overwrite")
-        started.append(prefect.start("worker", "worker", "start", "--pool", POOL))
+        prefect.start("worker", "worker", "start", "--pool", POOL)
         yield prefect
     finally:
-        for process in reversed(started):
+        for process in reversed(prefect.started.values()):
             _stop(process)
 
 

@@ -11,8 +11,10 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 import typer
 
 from mdmf_cli.bank import bank_app
-from mdmf_cli.console import Block, Device, ScorerOption, Warehouse, console, plain_errors, print_rows
+from mdmf_cli.console import Block, Device, ScorerOption, Warehouse, console, plain_errors, print_rows, print_scored
+from mdmf_cli.recovery import reap, retry
 from mdmf_cli.review import review_app
+from mdmf_cli.safety import safety_app
 from mdmf_core.errors import MdmfError
 
 app = typer.Typer(
@@ -22,6 +24,9 @@ app = typer.Typer(
 )
 app.add_typer(bank_app, name="bank")
 app.add_typer(review_app, name="review")
+app.command()(retry)
+app.command()(reap)
+app.add_typer(safety_app)
 
 
 class Format(StrEnum):
@@ -60,19 +65,17 @@ def curate(
 ) -> None:
     """Score a collection of images: the deployment's flow, in this process. Run it again to go on where it stopped."""
     from flows.curate import curate as flow
+    from tasks.storage import refuse_credentials
 
     with plain_errors():
+        refuse_credentials(source)  # before Prefect records the parameters of a run
         result = flow(
             source=source, warehouse=warehouse, scorer=scorer, bank=bank, calibration=calibration,
             keep_signatures=keep_signatures, shards_per_task=shards_per_task, images_per_slice=images_per_slice,
             max_shards=max_shards, batch_images=batch_images, decode_threads=decode_threads, device=device,
             storage_block=storage_block, promote=promote,
         )  # fmt: skip
-    console.print(
-        f"{result.members} members = {result.scored} scored + {result.excluded} excluded; {result.complete} shards complete, "
-        f"{result.already_complete} complete before, {result.deferred} deferred, {result.failed} failed",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
+    print_scored(result)
     if not result.promoted:
         console.print("The views show another scorer or bank; query the table `scores`, or run again with --promote.")
     if result.report:

@@ -27,3 +27,7 @@ class ArtifactError(MdmfError):
 
 class WarehouseError(MdmfError):
     """The warehouse cannot be opened, written or trusted."""
+
+
+class WarehouseHeld(WarehouseError):
+    """Others held the warehouse for as long as one was ready to wait. Nothing is lost; try again later."""

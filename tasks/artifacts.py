@@ -9,6 +9,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from prefect.cache_policies import NO_CACHE
 
 from tasks.parts import ShardOutcome, read_plan
+from tasks.storage import refuse_credentials
 from tasks.warehouse import query
 
 _ROWS = 500  # of a table artifact; Prefect keeps them in its database
@@ -26,6 +27,7 @@ def short_source(source: str) -> str:
 def run_name() -> str:
     """For ``flow_run_name``: source, shard range, and how many shards at most."""
     parameters = runtime.flow_run.parameters
+    refuse_credentials(parameters["source"])
     most = parameters.get("max_shards")
     return f"curate {short_source(parameters['source'])}{f', {most} shards at most' if most else ''}"[:200]
 
@@ -33,7 +35,7 @@ def run_name() -> str:
 def group_name() -> str:
     """For ``task_run_name`` of a task that takes a plan and the number of a group: its shards."""
     parameters = runtime.task_run.parameters
-    names = [short_source(shard.url) for shard in read_plan(parameters["plan_path"], parameters["group"])]
+    names = [short_source(work.shard.url) for work in read_plan(parameters["plan_path"], parameters["group"])]
     return f"score {_span(names)}"[:200]
 
 
@@ -60,7 +62,9 @@ def label_run(scorer: str, bank: str, to_do: int, shards: int) -> None:
         return
     tags = {*(runtime.flow_run.tags or []), "mdmf", f"scorer:{_tag(scorer)}", f"bank:{_tag(bank)}"}
     with get_client(sync_client=True) as client:
-        client.update_flow_run(identity, name=f"{run_name()}: {to_do} of {shards} shards", tags=sorted(tags))
+        client.update_flow_run(
+            identity, name=f"{runtime.flow_run.name.partition(': ')[0]}: {to_do} of {shards} shards", tags=sorted(tags)
+        )
 
 
 def _tag(address: str) -> str:
@@ -76,7 +80,7 @@ def publish(totals: dict[str, Any], outcomes: list[ShardOutcome], run_id: str) -
         description="members = scored + excluded",
         markdown=(
             "{members} members = {scored} scored + {excluded} excluded; {complete} shards complete, {already_complete} were "
-            "complete before, {deferred} deferred, {failed} failed.\n\n"
+            "complete before, {deferred} deferred, {failed} failed, {set_aside} set aside, {elsewhere} at work elsewhere.\n\n"
             "Warehouse: `{warehouse}` · report: `{report}`\n"
         ).format(**totals),
     )

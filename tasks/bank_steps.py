@@ -20,9 +20,10 @@ from tasks.landing import land
 from tasks.registry import find, register_bank, register_calibration, register_scorer
 from tasks.rescore import plan_rescore, rescore_shard
 from tasks.reviews import reviewed_generated
+from tasks.runs import RunRecord, finish_run, start_run
 from tasks.scorers import device_label, load_bank, load_kit, load_scorer, resolve_bank
 from tasks.steps import progress_log
-from tasks.warehouse import RunRecord, connect, finish_run, migrate, parts_folder, start_run, transaction
+from tasks.warehouse import connect, migrate, parts_folder, transaction
 
 
 class NamedBank(BaseModel):

@@ -15,12 +15,12 @@ from jaxtyping import UInt8
 from mdmf_core.collections.text import was_resized
 from mdmf_core.crops import CropPlan
 from mdmf_core.digests import sha256_hex
-from mdmf_core.errors import MdmfError, ShardCorrupt, ShardUnfinished, SourceError
+from mdmf_core.errors import ShardCorrupt, ShardUnfinished, SourceError
 from mdmf_core.images import ImageLimits, decode
 from mdmf_core.records import DecodedImage, ImageExcluded, ImageShape, Member, Shard
 from mdmf_core.scoring import ImageScore
 from tasks.kit import ScoringKit
-from tasks.parts import PartWriter, ShardOutcome, finished_part, part_path, part_writer, read_part
+from tasks.parts import PartWriter, ShardOutcome, finished_part, part_path, part_writer, read_part, without_part
 from tasks.shards import expected_members, open_shard
 from tasks.signatures import SignatureWriter, is_kept, signature_writer, signatures_path
 from tasks.storage import storage_errors
@@ -72,19 +72,11 @@ def score_shard(
             _write_part(shard, kit, part, folder, path, run_id, storage_block, progress, started)
         return read_part(path)
     except ShardUnfinished as error:
-        state, reason = "deferred", f"unfinished: {error}"
+        return without_part(shard, "deferred", f"unfinished: {error}", run_id, time.monotonic() - started)
     except SourceError as error:
-        state, reason = "deferred", f"storage: {error}"
+        return without_part(shard, "deferred", f"storage: {error}", run_id, time.monotonic() - started)
     except ShardCorrupt as error:
-        state, reason = "failed", f"corrupt: {error}"
-    except MdmfError:
-        raise
-    except Exception as error:  # whatever it is, the run's message must say where
-        raise MdmfError(f"{shard.url}: {type(error).__name__}: {error}") from error
-    seconds = time.monotonic() - started
-    return ShardOutcome(
-        shard.url, shard.kind, max(shard.size_bytes, 0), shard.fingerprint, state, reason, None, 0, 0, 0, seconds, run_id, None
-    )
+        return without_part(shard, "failed", f"corrupt: {error}", run_id, time.monotonic() - started)
 
 
 def _write_part(
@@ -107,7 +99,7 @@ def _write_part(
         plan = kit.scorer.crops
         prepared = in_order(pool, lambda member: prepare(member, plan), reader, window=2 * kit.batch_images)
         for batch in batches(prepared, kit.batch_images):
-            rows = _rows(batch, kit, signatures)
+            rows = score_batch(batch, kit, signatures)
             part.write(rows)
             members += len(rows)
             scored += sum(row["reason"] is None for row in rows)
@@ -154,7 +146,7 @@ def batches(prepared: Iterable[Prepared], images: int) -> Iterator[list[Prepared
         yield batch
 
 
-def _rows(batch: list[Prepared], kit: ScoringKit, signatures: SignatureWriter | None) -> list[dict[str, Any]]:
+def score_batch(batch: list[Prepared], kit: ScoringKit, signatures: SignatureWriter | None) -> list[dict[str, Any]]:
     """Part rows in the order of the shard."""
     ready = [(item, item.crops, item.image) for item in batch if item.crops is not None and item.image is not None]
     scores: Iterator[ImageScore] = iter(())

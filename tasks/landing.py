@@ -1,4 +1,4 @@
-"""Finished parts into the warehouse: one short transaction per group, exactly once."""
+"""Finished parts into the warehouse: one short transaction per shard, exactly once."""
 
 from datetime import UTC, datetime
 
@@ -7,10 +7,21 @@ import duckdb
 from mdmf_core.digests import digest_of, short_id
 from mdmf_core.errors import WarehouseError
 from tasks.parts import ShardOutcome, WorkKey
-from tasks.warehouse import connect, transaction
+from tasks.warehouse import LANDING_PATIENCE, connect, quoted, transaction
 
 # Of shard, key and content: the same member has the same id in every run.
-_IMAGE_ID = "left(sha256(concat_ws(chr(0), '{shard}', key, p.sha256)), 32)::UUID"
+_IMAGE_ID = "left(sha256(concat_ws(chr(0), '{shard}', key, p.sha256)), 32)::UUID AS image_id"
+# What a part gives to each table, beside the ids of shard, scorer, bank, calibration and run.
+# A sidecar that is not JSON travels as a JSON string, so that a foreign file cannot stop a commit.
+_FROM_PART = {
+    "images": f"SELECT {_IMAGE_ID}, key, p.sha256 AS sha256, format, width, height, bytes, locator, jpeg_quality, border_px, "
+    "resized, caption, url, CASE WHEN json_valid(sidecar) THEN sidecar::JSON ELSE to_json(sidecar) END AS sidecar "
+    "FROM read_parquet({file}) p WHERE format IS NOT NULL",
+    "scores": f"SELECT {_IMAGE_ID}, score, mmd2, cross_term, self_term, top_k, top_patch, patches, p_value, domain, "
+    "in_support, scored_at, CASE WHEN contains(url, '://') THEN split_part(url, '/', 3) END AS host "
+    "FROM read_parquet({file}) p WHERE reason IS NULL",
+    "exclusions": f"SELECT {_IMAGE_ID}, key, reason, detail FROM read_parquet({{file}}) p WHERE reason IS NOT NULL",
+}
 
 
 def shard_id(outcome: ShardOutcome) -> str:
@@ -18,31 +29,59 @@ def shard_id(outcome: ShardOutcome) -> str:
     return str(short_id(digest_of({"url": outcome.url, "size": outcome.size_bytes, "digest": outcome.digest})))
 
 
-def land(warehouse: str, outcomes: list[ShardOutcome], key: WorkKey) -> None:
-    """Lands every outcome in one transaction; landing the same ones again changes nothing.
+def from_part(table: str, outcome: ShardOutcome) -> str:
+    """The query for what a part gives to ``images``, ``scores`` or ``exclusions``."""
+    return _FROM_PART[table].format(shard=shard_id(outcome), file=quoted(outcome.part or ""))
+
+
+def land(warehouse: str, outcomes: list[ShardOutcome], key: WorkKey, patience: float = LANDING_PATIENCE) -> list[str]:
+    """Lands each outcome in a transaction of its own; landing the same ones again changes nothing.
+
+    Returns:
+        URLs of shards that another run took over and landed meanwhile; their rows stay.
 
     Raises:
-        WarehouseError: a part does not add up to its outcome; nothing of the group is landed.
+        WarehouseError: parts that do not add up to their outcomes. All other shards are landed, nothing of those.
+        WarehouseHeld: others held the warehouse for longer than ``patience`` seconds; the next run lands the parts.
     """
     ids = [str(short_id(digest)) for digest in (key.scorer_id, key.bank_id, key.calibration_id)]
-    with connect(warehouse) as connection, transaction(connection):
+    overtaken, refused = [], []
+    with connect(warehouse, patience=patience) as connection:
         for outcome in outcomes:
-            _land_shard(connection, outcome, ids)
+            if outcome.state == "elsewhere":
+                continue
+            try:
+                with transaction(connection):
+                    if _overtaken(connection, outcome, ids):
+                        overtaken.append(outcome.url)
+                    else:
+                        land_shard(connection, outcome, ids)
+            except WarehouseError as error:
+                refused.append(str(error))
+    if refused:
+        raise WarehouseError("; ".join(refused))
+    return overtaken
 
 
-def _land_shard(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, ids: list[str]) -> None:
+_SAME_KEY = "scorer_id = ? AND bank_id = ? AND calibration_id = ?"
+
+
+def _overtaken(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, ids: list[str]) -> bool:
+    """Whether rows of a later lease are there: then this writer slept through the expiry of its own."""
+    sql = f"SELECT coalesce(max(generation), 0) FROM shards WHERE url = ? AND {_SAME_KEY}"
+    newest: int = connection.execute(sql, [outcome.url, *ids]).fetchall()[0][0]
+    return newest > outcome.generation
+
+
+def land_shard(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, ids: list[str]) -> None:
+    """Replaces what the warehouse holds of this shard under these ids by the outcome; call it in a transaction."""
     shard = shard_id(outcome)
-    same_key = "scorer_id = ? AND bank_id = ? AND calibration_id = ?"
-    # An earlier deferral or failure of this URL is over, whatever comes now; so is an earlier landing of the same content.
-    connection.execute(
-        f"DELETE FROM shards WHERE url = ? AND (state <> 'complete' OR shard_id = ?) AND {same_key}", [outcome.url, shard, *ids]
-    )
     if outcome.state == "complete":
-        for table in ("scores", "exclusions"):
-            connection.execute(f"DELETE FROM {table} WHERE shard_id = ? AND {same_key}", [shard, *ids])
-        connection.execute("DELETE FROM images WHERE shard_id = ?", [shard])
+        _remove_earlier(connection, outcome, shard, ids)
         _insert_rows(connection, outcome, shard, ids)
-        _supersede(connection, outcome.url, shard, ids)
+        _supersede(connection, outcome, shard, ids)
+    # An earlier deferral or failure of this URL is over, whatever comes now.
+    connection.execute(f"DELETE FROM shards WHERE url = ? AND state <> 'complete' AND {_SAME_KEY}", [outcome.url, *ids])
     connection.execute(
         "INSERT INTO shards VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, false, ?, ?, ?, ?, ?, ?, ?, ?)",
         [shard, outcome.url, outcome.kind, outcome.digest, outcome.size_bytes, outcome.fingerprint, outcome.state,
@@ -51,27 +90,36 @@ def _land_shard(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, id
     )  # fmt: skip
 
 
-def _insert_rows(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, shard: str, ids: list[str]) -> None:
-    image_id = _IMAGE_ID.format(shard=shard)
-    part = [outcome.part]
-    # A sidecar that is not JSON travels as a JSON string, so that a foreign file cannot stop a commit.
+def _remove_earlier(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, shard: str, ids: list[str]) -> None:
+    """What was landed of the same content, or of what the listing called the same content before it was read better."""
+    earlier = connection.execute(
+        f"SELECT DISTINCT shard_id::VARCHAR FROM shards WHERE url = ? AND {_SAME_KEY} AND state = 'complete' "
+        "AND size_bytes = ? AND fingerprint = ?",
+        [outcome.url, *ids, outcome.size_bytes, outcome.fingerprint],
+    ).fetchall()
+    for old in {shard, *(old for (old,) in earlier)}:
+        for table in ("shards", "scores", "exclusions"):
+            connection.execute(f"DELETE FROM {table} WHERE shard_id = ? AND {_SAME_KEY}", [old, *ids])
+    # Other banks' rows of the same content point to the same images; those of a shard that nobody names any more go.
+    connection.execute("DELETE FROM images WHERE shard_id = ?", [shard])
     connection.execute(
-        f"INSERT INTO images SELECT {image_id}, '{shard}', key, p.sha256, format, width, height, bytes, locator, jpeg_quality, "
-        "border_px, resized, caption, url, CASE WHEN json_valid(sidecar) THEN sidecar::JSON ELSE to_json(sidecar) END "
-        "FROM read_parquet(?) p WHERE format IS NOT NULL",
-        part,
+        "DELETE FROM images WHERE shard_id IN (SELECT unnest(?::UUID[])) AND shard_id NOT IN (SELECT shard_id FROM shards)",
+        [[old for (old,) in earlier]],
     )
-    scored = connection.execute(
-        f"INSERT INTO scores SELECT {image_id}, '{shard}', ?, ?, ?, ?, score, mmd2, cross_term, self_term, top_k, top_patch, "
-        "patches, p_value, domain, in_support, scored_at, CASE WHEN contains(url, '://') THEN split_part(url, '/', 3) END "
-        "FROM read_parquet(?) p WHERE reason IS NULL",
-        [*ids, outcome.run_id, *part],
-    ).fetchall()[0][0]
-    excluded = connection.execute(
-        f"INSERT INTO exclusions SELECT '{shard}', key, {image_id}, reason, detail, ?, ?, ?, ? FROM read_parquet(?) p "
-        "WHERE reason IS NOT NULL",
-        [*ids, outcome.run_id, *part],
-    ).fetchall()[0][0]
+
+
+def _insert_rows(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, shard: str, ids: list[str]) -> None:
+    connection.execute(
+        f"INSERT INTO images BY NAME SELECT *, ?::UUID AS shard_id FROM ({from_part('images', outcome)})", [shard]
+    )
+    scored, excluded = (
+        connection.execute(
+            f"INSERT INTO {table} BY NAME SELECT *, ?::UUID AS shard_id, ?::UUID AS scorer_id, ?::UUID AS bank_id, "
+            f"?::UUID AS calibration_id, ?::UUID AS run_id FROM ({from_part(table, outcome)})",
+            [shard, *ids, outcome.run_id],
+        ).fetchall()[0][0]
+        for table in ("scores", "exclusions")
+    )
     if (scored, excluded, scored + excluded) != (outcome.scored, outcome.excluded, outcome.members):
         raise WarehouseError(
             f"{outcome.url}: the part holds {scored} scored and {excluded} excluded members, the reader counted "
@@ -79,12 +127,13 @@ def _insert_rows(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, s
         )
 
 
-def _supersede(connection: duckdb.DuckDBPyConnection, url: str, shard: str, ids: list[str]) -> None:
+def _supersede(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, shard: str, ids: list[str]) -> None:
     """Older content of this URL, and slices of a folder that has since been cut into another number of them."""
-    folder, _, slice_name = url.partition("#slice=")
+    url = outcome.url
+    folder, _, slice_name = url.rpartition("#slice=") if outcome.kind == "folder" else ("", "", "")
     count = slice_name.partition("of")[2]
     connection.execute(
-        "UPDATE shards SET superseded = true WHERE shard_id <> ? AND scorer_id = ? AND bank_id = ? AND calibration_id = ? "
+        f"UPDATE shards SET superseded = true WHERE shard_id <> ? AND {_SAME_KEY} "
         "AND (url = ? OR (? <> '' AND starts_with(url, ? || '#slice=') AND NOT ends_with(url, 'of' || ?)))",
         [shard, *ids, url, slice_name, folder, count],
     )

@@ -59,14 +59,27 @@ class WorkKey:
 
 
 @dataclass(frozen=True)
+class Work:
+    """One shard of a plan."""
+
+    shard: Shard
+    generation: int  # of its newest rows in the warehouse, 0 = none
+    retry: tuple[str, ...] = ()  # read only the members that were excluded for these reasons; empty = all members
+
+
+@dataclass(frozen=True)
 class ShardOutcome:
-    """What became of one shard, small enough to pass between tasks. ``part`` is a path, None unless complete."""
+    """What became of one shard, small enough to pass between tasks. ``part`` is a path, None unless complete.
+
+    A reason of a deferred or failed shard begins with its class and a colon: ``storage``, ``unfinished``, ``corrupt``,
+    ``killed`` or ``error``.
+    """
 
     url: str
     kind: str
     size_bytes: int
     fingerprint: str
-    state: str  # complete | deferred | failed
+    state: str  # complete | deferred | failed | elsewhere (another run is at it)
     reason: str | None
     digest: str | None
     members: int
@@ -79,10 +92,22 @@ class ShardOutcome:
     generation: int = 0  # of the lease under which it was made
 
 
+def without_part(shard: Shard, state: str, reason: str, run_id: str, seconds: float = 0.0) -> ShardOutcome:
+    """The outcome of a shard that gave no rows."""
+    return ShardOutcome(
+        shard.url, shard.kind, max(shard.size_bytes, 0), shard.fingerprint, state, reason, None, 0, 0, 0, seconds, run_id, None
+    )
+
+
 def part_path(folder: str, shard: Shard, key: WorkKey) -> str:
     """Where the part of this shard content under this key lies; the same for every run."""
     name = short_id(digest_of({"url": shard.url, "size": shard.size_bytes, "fingerprint": shard.fingerprint} | asdict(key)))
     return os.path.join(folder, "scores", f"{name}.parquet")
+
+
+def work_name(url: str, key: WorkKey) -> str:
+    """Under which one run at a time works on a shard, whatever its content."""
+    return str(short_id(digest_of({"url": url} | asdict(key))))
 
 
 def finished_part(path: str) -> ShardOutcome | None:
@@ -125,18 +150,32 @@ def part_writer(path: str) -> Iterator[PartWriter]:
         yield PartWriter(writer)
 
 
-def write_plan(path: str, groups: Iterable[Sequence[Shard]]) -> None:
+def write_plan(path: str, groups: Iterable[Sequence[Work]]) -> None:
     """The plan as one Parquet file, one row per shard, so that tasks are passed a path and a number."""
-    rows = [shard.record() | {"group": number} for number, group in enumerate(groups) for shard in group]
+    rows = [
+        work.shard.record()
+        | {"keys": [os.fsencode(key) for key in work.shard.keys]}  # names need not be valid UTF-8
+        | {"generation": work.generation, "retry": list(work.retry), "group": number}
+        for number, group in enumerate(groups)
+        for work in group
+    ]
     schema = pa.schema(
         [("url", pa.string()), ("kind", pa.string()), ("size_bytes", pa.int64()), ("fingerprint", pa.string()),
-         ("unfinished", pa.string()), ("keys", pa.list_(pa.string())), ("group", pa.int64())]
+         ("unfinished", pa.string()), ("keys", pa.list_(pa.binary())), ("generation", pa.int64()),
+         ("retry", pa.list_(pa.string())), ("group", pa.int64())]
     )  # fmt: skip
     with atomic_path(path) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
 
 
-def read_plan(path: str, group: int) -> list[Shard]:
-    """The shards of one group of a plan."""
+def read_plan(path: str, group: int) -> list[Work]:
+    """One group of a plan."""
     rows = pq.read_table(path, filters=[("group", "=", group)]).drop_columns(["group"]).to_pylist()
-    return [Shard(**row | {"keys": tuple(row["keys"])}) for row in rows]
+    return [
+        Work(
+            generation=row.pop("generation"),
+            retry=tuple(row.pop("retry")),
+            shard=Shard(**row | {"keys": tuple(map(os.fsdecode, row["keys"]))}),
+        )
+        for row in rows
+    ]

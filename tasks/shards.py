@@ -13,6 +13,7 @@ from mdmf_core.collections.folder import IMAGE_SUFFIXES, FolderReader, slices
 from mdmf_core.collections.parquet import ParquetReader, parquet_row
 from mdmf_core.collections.source import expand_braces, shard_kind
 from mdmf_core.collections.tar import TarReader
+from mdmf_core.collections.text import readable
 from mdmf_core.digests import sha256_hex
 from mdmf_core.errors import ShardUnfinished, SourceError
 from mdmf_core.records import Shard
@@ -75,16 +76,25 @@ def _listing(filesystem: fsspec.AbstractFileSystem, folder: str) -> dict[str, di
 
 def _shard(filesystem: fsspec.AbstractFileSystem, path: str, listing: dict[str, dict[str, Any]]) -> Shard:
     url, kind = full_url(filesystem, path), shard_kind(path)
+    if readable(url) != url:
+        raise SourceError(f"{readable(url)}: the name is not valid UTF-8, so no table can hold it; rename the file")
     if kind is None:
         raise SourceError(f"{url}: the pattern names files that are neither .tar nor .parquet")
     entry = listing.get(path)
     if entry is None:
         return Shard(url, kind, -1, "", unfinished="not there (yet)")
+    if not _is_file(entry):
+        return Shard(url, kind, 0, "", unfinished="a FIFO, device, socket, folder or broken link, not a file")
     shard = Shard(url, kind, int(entry["size"]), _fingerprint(entry))
     stem = path.rpartition(".")[0]
     if kind == "tar" and stem + _STATS not in listing and any(name.endswith(_STATS) for name in listing):
         return replace(shard, unfinished=f"no {os.path.basename(stem)}{_STATS} yet: img2dataset is still writing it")
     return shard
+
+
+def _is_file(entry: dict[str, Any]) -> bool:
+    """Whether reading it comes to an end. Links count as what they lead to; a FIFO would block, a device never end."""
+    return entry["type"] == "file" or (entry.get("islink", False) and os.path.isfile(entry["name"]))
 
 
 def _fingerprint(entry: dict[str, Any]) -> str:
@@ -98,7 +108,7 @@ def _slices(filesystem: fsspec.AbstractFileSystem, path: str, per_slice: int) ->
     found = {
         name.removeprefix(root): entry
         for name, entry in filesystem.find(path, detail=True).items()
-        if name.lower().endswith(IMAGE_SUFFIXES)
+        if name.lower().endswith(IMAGE_SUFFIXES) and _is_file(entry)
     }
     parts = slices(found, per_slice)
     url = full_url(filesystem, path.rstrip("/"))
@@ -153,7 +163,7 @@ def _folder_reader(shard: Shard, max_bytes: int, storage_block: str | None) -> F
 
     def caption(key: str) -> str | None:
         path = f"{root}/{key.rpartition('.')[0]}.txt"
-        return filesystem.cat_file(path).decode("utf-8", "replace") if filesystem.exists(path) else None
+        return filesystem.cat_file(path).decode("utf-8", "replace") if filesystem.isfile(path) else None
 
     return FolderReader(shard.keys, read, size, caption)
 

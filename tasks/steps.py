@@ -12,14 +12,17 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, Field
 
 from tasks.artifacts import group_name, landing_name, short_source
-from tasks.extract import score_shard
 from tasks.kit import ScoringKit
 from tasks.landing import land
-from tasks.parts import ShardOutcome, read_plan, write_plan
+from tasks.leases import release
+from tasks.parts import ShardOutcome, Work, read_plan, work_name, write_plan
 from tasks.report import write_report
+from tasks.retry import again, require_retryable, waiting_for_retry
+from tasks.runs import RunRecord, finish_run, start_run, still_to_do
 from tasks.scorers import device_label, load_kit, resolve_bank
 from tasks.shards import list_shards
-from tasks.warehouse import RunRecord, connect, finish_run, migrate, parts_folder, start_run, still_to_do
+from tasks.warehouse import connect, leases_folder, migrate, parts_folder
+from tasks.work import work_off
 
 _LOG_SECONDS = 20.0
 
@@ -61,6 +64,7 @@ class Plan(BaseModel):
     groups: int
     shards: int
     to_do: int
+    set_aside: int  # failed before with the same bytes
     promoted: bool
 
 
@@ -69,33 +73,55 @@ def plan(settings: CurateSettings, run_id: str) -> Plan:
     """Lists the source, opens the run in the warehouse and writes the plan of what is left to do."""
     kit = settings.kit()
     shards = list_shards(settings.source, settings.images_per_slice, settings.storage_block)
-    run = RunRecord(
-        run_id, "curate", settings.source, settings.model_dump(), version("mdmf"), socket.gethostname(),
-        device_label(kit.scorer),
-    )  # fmt: skip
     with connect(settings.warehouse) as connection:
         migrate(connection)
-        promoted = start_run(connection, run, kit, settings.promote)
-        waiting = still_to_do(connection, shards, kit.key)[: settings.max_shards]
+        promoted = start_run(connection, _run("curate", settings, kit, run_id), kit, settings.promote)
+        waiting, set_aside = still_to_do(connection, shards, kit.key)
+    found = _written(settings, run_id, waiting[: settings.max_shards], len(shards), set_aside, promoted)
+    get_run_logger().info(
+        "%d shards at %s, %d to do in %d groups, %d set aside; %s on %s",
+        len(shards), settings.source, found.to_do, found.groups, set_aside, kit.scorer.name, device_label(kit.scorer),
+    )  # fmt: skip
+    return found
+
+
+@task(cache_policy=NO_CACHE, task_run_name="plan {settings.source}")
+def plan_retry(settings: CurateSettings, reasons: tuple[str, ...], force: bool, run_id: str) -> Plan:
+    """The same for what was excluded, deferred or set aside for these reasons."""
+    kit = settings.kit()
+    require_retryable(reasons, force)
+    with connect(settings.warehouse) as connection:
+        migrate(connection)
+        promoted = start_run(connection, _run("retry", settings, kit, run_id), kit, promote=False)
+        waiting = waiting_for_retry(connection, kit.key, reasons)
+    work = [item for entry in waiting if (item := again(entry, reasons, settings.storage_block)) is not None]
+    if len(work) < len(waiting):
+        get_run_logger().warning("%d shards are not in the store any more and are left as they are", len(waiting) - len(work))
+    return _written(settings, run_id, work, len(waiting), 0, promoted)
+
+
+def _run(flow: str, settings: CurateSettings, kit: ScoringKit, run_id: str) -> RunRecord:
+    host, device = socket.gethostname(), device_label(kit.scorer)
+    return RunRecord(run_id, flow, settings.source, settings.model_dump(), version("mdmf"), host, device)
+
+
+def _written(settings: CurateSettings, run_id: str, work: list[Work], shards: int, set_aside: int, promoted: bool) -> Plan:
     size = settings.shards_per_task
-    groups = [waiting[start : start + size] for start in range(0, len(waiting), size)]
+    groups = [work[start : start + size] for start in range(0, len(work), size)]
     path = os.path.join(parts_folder(settings.warehouse), "plans", f"{run_id}.parquet")
     write_plan(path, groups)
-    get_run_logger().info(
-        "%d shards at %s, %d to do in %d groups; %s on %s",
-        len(shards), settings.source, len(waiting), len(groups), kit.scorer.name, run.device,
-    )  # fmt: skip
-    return Plan(path=path, groups=len(groups), shards=len(shards), to_do=len(waiting), promoted=promoted)
+    return Plan(path=path, groups=len(groups), shards=shards, to_do=len(work), set_aside=set_aside, promoted=promoted)
 
 
 @task(cache_policy=NO_CACHE, task_run_name=group_name, retries=1, retry_delay_seconds=5)
-def score_group(settings: CurateSettings, plan_path: str, group: int, run_id: str) -> list[ShardOutcome]:
-    """Scores the shards of one group into parts."""
-    logger, kit, folder = get_run_logger(), settings.kit(), parts_folder(settings.warehouse)
+def score_group(settings: CurateSettings, plan_path: str, group: int, owner: str) -> list[ShardOutcome]:
+    """Scores the shards of one group into parts, each under its lease."""
+    logger, kit = get_run_logger(), settings.kit()
+    parts, leases = parts_folder(settings.warehouse), leases_folder(settings.warehouse)
     started = time.monotonic()
     outcomes = [
-        score_shard(shard, kit, folder, run_id, settings.storage_block, progress_log(short_source(shard.url)))
-        for shard in read_plan(plan_path, group)
+        work_off(work, kit, parts, leases, owner, settings.storage_block, progress_log(short_source(work.shard.url)))
+        for work in read_plan(plan_path, group)
     ]
     for outcome in outcomes:
         if outcome.state != "complete":
@@ -127,8 +153,12 @@ def progress_log(name: str) -> Callable[[int], None]:
 
 @task(cache_policy=NO_CACHE, task_run_name=landing_name, retries=2, retry_delay_seconds=5)
 def land_group(settings: CurateSettings, outcomes: list[ShardOutcome]) -> None:
-    """Commits the outcomes of one group in one transaction."""
-    land(settings.warehouse, outcomes, settings.kit().key)
+    """Commits the outcomes of one group, and gives their leases back."""
+    key = settings.kit().key
+    for url in land(settings.warehouse, outcomes, key):
+        get_run_logger().warning("%s: another run took it over and landed it; its rows stay", url)
+    for outcome in outcomes:
+        release(leases_folder(settings.warehouse), work_name(outcome.url, key), outcome.generation)
 
 
 @task(cache_policy=NO_CACHE, task_run_name="report")

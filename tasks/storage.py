@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ from fsspec.core import url_to_fs
 from prefect.blocks.system import Secret
 
 from mdmf_core.errors import SourceError
+
+_USER = re.compile(r"://[^/?#]*@|://[^/?#:]+:(?!:|\d{1,5}(?:[/?#]|$))")  # a key's secret may itself hold a slash
+_SIGNED = re.compile(r"://.*[?&;](x-amz-|x-goog-|awsaccesskeyid|signature|sig|token|key|secret|password)[^=&]*=", re.IGNORECASE)
 
 
 @lru_cache(maxsize=32)
@@ -32,13 +36,26 @@ def open_storage(url: str, block: str | None = None) -> tuple[fsspec.AbstractFil
     Args:
         url: a local path, ``s3://...``, or any fsspec URL. S3 takes the standard AWS variables, AWS_ENDPOINT_URL included.
         block: name of a Prefect ``Secret`` block with fsspec options, in place of the AWS variables.
+
+    Raises:
+        SourceError: no such protocol, or the URL carries credentials: logs and the warehouse record every URL.
     """
+    refuse_credentials(url)
     options = _block_options(block) if block and "://" in url else {}
     try:
         filesystem, path = url_to_fs(url, **options)
     except (ImportError, ValueError) as error:
         raise SourceError(f"{url}: {error}") from error
     return filesystem, path
+
+
+def refuse_credentials(url: str) -> None:
+    """Raises SourceError, without repeating the secret, when a URL carries a password, a key or a signature."""
+    if _USER.search(url) or _SIGNED.search(url):
+        raise SourceError(
+            f"{url.partition('://')[0]}://...: a URL must not carry credentials, since it is logged and recorded. Give them by "
+            "the AWS variables (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or by a Prefect Secret block (storage_block)"
+        )
 
 
 def full_url(filesystem: fsspec.AbstractFileSystem, path: str) -> str:

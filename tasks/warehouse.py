@@ -1,31 +1,33 @@
-"""The DuckDB warehouse: opening, migrating, registering, and questions to it."""
+"""The DuckDB warehouse: opening it when its turn comes, bringing its schema up to date, asking it."""
 
-import json
+import logging
 import os
 import random
+import re
 import time
-import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any
 
 import duckdb
 import pandas as pd
+from prefect import get_run_logger
+from prefect.exceptions import MissingContextError
 
-from mdmf_core.digests import short_id
-from mdmf_core.errors import WarehouseError
-from mdmf_core.records import Shard
-from tasks.kit import ScoringKit
-from tasks.parts import WorkKey
-from tasks.registry import register
+from mdmf_core.errors import WarehouseError, WarehouseHeld
 
 # Readable by the DuckDB shells of 1.5 and 2.x alike.
-_STORAGE_VERSION = "v1.5.0"
-_PATIENCE = 120.0  # seconds that a commit waits for readers and other writers
+STORAGE_VERSION = "v1.5.0"
+# Seconds to wait for other processes. A landing can wait long: its parts are safe on disk.
+READER_PATIENCE, WRITER_PATIENCE, LANDING_PATIENCE = 120.0, 600.0, 3600.0
+_NOTICE = 15.0  # seconds between two lines that say what is waited for
+_HOLDER = re.compile(r"held in (?P<program>.+) \(PID (?P<pid>\d+)\)")
+MIGRATIONS: Traversable = files("warehouse")
 
 
 def parts_folder(warehouse: str) -> str:
@@ -33,46 +35,125 @@ def parts_folder(warehouse: str) -> str:
     return os.path.abspath(warehouse) + ".parts"
 
 
-def _open(path: str, read_only: bool) -> duckdb.DuckDBPyConnection:
-    if read_only:
-        return duckdb.connect(path, read_only=True)
-    connection = duckdb.connect()
-    quoted = path.replace("'", "''")
-    connection.execute(f"ATTACH '{quoted}' AS warehouse (STORAGE_VERSION '{_STORAGE_VERSION}')")
-    connection.execute("USE warehouse")
-    return connection
+def leases_folder(warehouse: str) -> str:
+    """Where runs say what they are at work on."""
+    return os.path.join(parts_folder(warehouse), "leases")
+
+
+def quoted(text: str) -> str:
+    """As an SQL literal, where no parameter can be bound."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 @contextmanager
-def connect(warehouse: str, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Opens the warehouse for the length of the block, waiting with jitter while another process holds it.
+def connect(warehouse: str, read_only: bool = False, patience: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Opens the warehouse for the length of the block, and waits for its turn, saying so, while others hold it.
+
+    Args:
+        warehouse: path of the file; made if it is not there and ``read_only`` is not set.
+        read_only: for questions; the schema must be this version's.
+        patience: seconds to wait at most; by default two minutes to read and ten to write.
 
     Raises:
-        WarehouseError: not there (read-only), not a DuckDB file, not writable, or held for over two minutes.
+        WarehouseError: not there (read-only), not a DuckDB file, not writable, or (read-only) written by another version.
+        WarehouseHeld: others held it for longer than ``patience``.
     """
+    with opened(warehouse, read_only, patience) as connection:
+        if read_only:
+            missing = pending(connection)
+            if missing:
+                raise WarehouseError(
+                    f"warehouse {warehouse} was written by an earlier version (it lacks {', '.join(missing)}); "
+                    f"run `mdmf migrate --warehouse {warehouse}`"
+                )
+        yield connection
+
+
+@contextmanager
+def opened(warehouse: str, read_only: bool, patience: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """As ``connect``, whatever version wrote the file."""
     path = os.path.abspath(warehouse)
-    if read_only and not os.path.exists(path):
-        raise WarehouseError(f"no warehouse at {path}; run `mdmf curate SOURCE --warehouse {warehouse}` first")
-    deadline = time.monotonic() + _PATIENCE
-    pause = 0.05
-    while True:
+    if not read_only:
         try:
-            if not read_only:
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-            connection = _open(path, read_only)
-            break
-        except (duckdb.Error, OSError) as error:
-            held = "lock" in str(error).lower()
-            if not held or time.monotonic() > deadline:
-                advice = "another process holds it open; close it" if held else "check the path and its permissions"
-                raise WarehouseError(f"cannot open warehouse {path}: {advice} ({str(error).splitlines()[0]})") from error
-            time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
-            pause = min(pause * 1.5, 2.0)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        except OSError as error:
+            raise WarehouseError(f"cannot open warehouse {path}: check the path and its permissions ({error})") from error
+    elif not os.path.exists(path):
+        raise WarehouseError(f"no warehouse at {path}; run `mdmf curate SOURCE --warehouse {warehouse}` first")
+    if patience is None:
+        patience = READER_PATIENCE if read_only else WRITER_PATIENCE
+    connection = _open_in_turn(path, read_only, patience)
     try:
-        connection.execute("SET TimeZone = 'UTC'")
         yield connection
     finally:
         connection.close()
+
+
+def _open(path: str, read_only: bool) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect()
+    try:
+        options = "READ_ONLY" if read_only else f"STORAGE_VERSION '{STORAGE_VERSION}'"
+        connection.execute(f"ATTACH {quoted(path)} AS warehouse ({options})")
+        connection.execute("USE warehouse")
+        connection.execute(f"SET temp_directory = {quoted(path + '.tmp')}")
+        connection.execute("SET TimeZone = 'UTC'")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _open_in_turn(path: str, read_only: bool, patience: float) -> duckdb.DuckDBPyConnection:
+    started, pause, notice = time.monotonic(), 0.05, 0.0
+    while True:
+        try:
+            return _open(path, read_only)
+        except duckdb.Error as error:
+            holder = _holder(str(error))
+            if holder is None:
+                reason = str(error).splitlines()[0]
+                raise WarehouseError(f"cannot open warehouse {path}: check the path and its permissions ({reason})") from error
+            waited = time.monotonic() - started
+            if waited >= patience:
+                raise WarehouseHeld(
+                    f"cannot open warehouse {path}: {holder} has held it for {patience:.0f} s, as long as this waits; "
+                    "close it and run again. Nothing is lost: the next run lands the parts that are finished"
+                ) from error
+            if waited >= notice:
+                _logger().warning(
+                    "%s holds %s; waiting for it, %.0f s so far, %.0f s at most",
+                    holder,
+                    os.path.basename(path),
+                    waited,
+                    patience,
+                )
+                notice = waited + _NOTICE
+            time.sleep(min(pause * random.uniform(0.5, 1.5), patience - waited))  # noqa: S311 - jitter, not a secret
+            pause = min(pause * 1.5, 2.0)
+
+
+def _holder(error: str) -> str | None:
+    """Who holds the file, in words; None when the error is another one."""
+    if "already attached" in error or "different configuration" in error:
+        return f"this process itself (PID {os.getpid()}), by another connection,"
+    found = _HOLDER.search(error)
+    if found is None:
+        return "another process" if "Could not set lock" in error else None
+    process = Path("/proc", found["pid"])
+    try:
+        # On a shared disk the number may be another host's: the name is told only where program and number fit.
+        name = (process / "comm").read_text().strip() if str((process / "exe").readlink()) == found["program"] else ""
+    except OSError:
+        name = ""
+    return f"process {found['pid']} ({name or found['program']})"
+
+
+def _logger() -> "logging.Logger | logging.LoggerAdapter[logging.Logger]":
+    """The run's log inside a run, the standard one elsewhere."""
+    try:
+        return get_run_logger()
+    except MissingContextError:
+        return logging.getLogger("mdmf")
 
 
 @contextmanager
@@ -87,77 +168,43 @@ def transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     connection.execute("COMMIT")
 
 
-def migrate(connection: duckdb.DuckDBPyConnection) -> None:
-    """Brings the schema up to this version, each step in its own transaction.
+def pending(connection: duckdb.DuckDBPyConnection, source: Traversable = MIGRATIONS) -> list[str]:
+    """The migrations that the warehouse still lacks, in order; all of them for an empty file.
 
     Raises:
-        WarehouseError: the warehouse was written by a newer version.
+        WarehouseError: the warehouse was written by a newer version, or the file is somebody else's database.
     """
-    steps = sorted(entry.name for entry in files("warehouse").iterdir() if entry.name.endswith(".sql"))
-    connection.execute("CREATE TABLE IF NOT EXISTS migrations (name VARCHAR NOT NULL, applied_at TIMESTAMPTZ NOT NULL)")
-    applied = {name for (name,) in connection.execute("SELECT name FROM migrations").fetchall()}
+    steps = sorted(entry.name for entry in source.iterdir() if entry.name.endswith(".sql"))
+    tables = connection.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = current_database()").fetchall()
+    if tables and ("migrations",) not in tables:
+        raise WarehouseError(
+            f"this is no mdmf warehouse: it holds other tables ({', '.join(sorted(t for (t,) in tables)[:5])})"
+        )
+    applied = {name for (name,) in connection.execute("SELECT name FROM migrations").fetchall()} if tables else set()
     unknown = applied - set(steps)
     if unknown:
         raise WarehouseError(
             f"the warehouse was written by a newer version (it knows {', '.join(sorted(unknown))}); upgrade mdmf"
         )
-    for name in steps:
-        if name not in applied:
-            with transaction(connection):
-                connection.execute((files("warehouse") / name).read_text())
-                connection.execute("INSERT INTO migrations VALUES (?, ?)", [name, datetime.now(UTC)])
+    return [name for name in steps if name not in applied]
 
 
-@dataclass(frozen=True)
-class RunRecord:
-    """The facts of a run at its start."""
+def migrate(connection: duckdb.DuckDBPyConnection, source: Traversable = MIGRATIONS) -> list[str]:
+    """Brings the schema up to this version, each step in its own transaction; the steps that were taken.
 
-    run_id: str
-    flow: str
-    source: str
-    parameters: dict[str, Any]
-    code_version: str
-    host: str
-    device: str
-
-
-def start_run(connection: duckdb.DuckDBPyConnection, run: RunRecord, kit: ScoringKit, promote: bool) -> bool:
-    """Registers scorer, bank and calibration and opens the run's row; True if they are now the promoted ones.
-
-    The first scorer and bank of a warehouse are promoted by themselves; later ones only when asked.
+    Raises:
+        WarehouseError: as ``pending``; or a step failed, and the warehouse is as it was before that step.
     """
-    key, now = kit.key, datetime.now(UTC)
-    ids = [str(short_id(digest)) for digest in (key.scorer_id, key.bank_id, key.calibration_id)]
-    with transaction(connection):
-        register(connection, kit)
-        current = connection.execute("SELECT * FROM promoted").fetchall()
-        ours = [tuple(uuid.UUID(value) for value in ids)]
-        if current != ours and (promote or not current):
-            connection.execute("INSERT INTO bank_aliases VALUES ('production', ?, ?, ?, ?)", [*ids, now])
-            current = ours
-        connection.execute(
-            "INSERT INTO runs VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
-            [run.run_id, run.flow, run.source, *ids, json.dumps(run.parameters), run.code_version, run.host, run.device, now],
-        )
-    return current == ours
-
-
-def finish_run(connection: duckdb.DuckDBPyConnection, run_id: str, state: str, message: str | None) -> None:
-    """Closes the run's row."""
-    connection.execute(
-        "UPDATE runs SET state = ?, message = ?, finished_at = ? WHERE run_id = ?", [state, message, datetime.now(UTC), run_id]
-    )
-
-
-def still_to_do(connection: duckdb.DuckDBPyConnection, shards: list[Shard], key: WorkKey) -> list[Shard]:
-    """The shards that are not complete under this key with the content that the listing shows now."""
-    rows = connection.execute(
-        "SELECT url, size_bytes, fingerprint FROM shards WHERE state = 'complete' AND NOT superseded "
-        "AND scorer_id = ? AND bank_id = ? AND calibration_id = ?",
-        [str(short_id(digest)) for digest in (key.scorer_id, key.bank_id, key.calibration_id)],
-    ).fetchall()
-    done = set(rows)
-    return [shard for shard in shards if (shard.url, shard.size_bytes, shard.fingerprint) not in done]
+    steps = pending(connection, source)
+    connection.execute("CREATE TABLE IF NOT EXISTS migrations (name VARCHAR NOT NULL, applied_at TIMESTAMPTZ NOT NULL)")
+    for name in steps:
+        try:
+            with transaction(connection):
+                connection.execute((source / name).read_text())
+                connection.execute("INSERT INTO migrations VALUES (?, ?)", [name, datetime.now(UTC)])
+        except duckdb.Error as error:
+            raise WarehouseError(f"migration {name} failed, the warehouse is as before it: {error}") from error
+    return steps
 
 
 def query(warehouse: str, sql: str, parameters: list[Any] | None = None) -> pd.DataFrame:

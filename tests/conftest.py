@@ -17,7 +17,8 @@ from prefect.testing.utilities import prefect_test_harness
 from safetensors.torch import save_file
 
 from tasks.banks import build
-from tasks.scorers import load_scorer
+from tasks.kit import ScoringKit
+from tasks.scorers import load_kit, load_scorer
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +44,12 @@ def tiny_bank(tiny_scorer: str, real_folder: str, tmp_path_factory: pytest.TempP
     """A bank directory for ``tiny_scorer``, with calibration."""
     store = str(tmp_path_factory.mktemp("banks"))
     return build(build_settings(real_folder, store, tiny_scorer), load_scorer(tiny_scorer, "cpu")).directory
+
+
+@pytest.fixture
+def kit(tiny_scorer: str, tiny_bank: str) -> ScoringKit:
+    """What one process scores with."""
+    return load_kit(tiny_scorer, tiny_bank, "cpu", 8, 1, None)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,14 @@ import numpy as np
 from PIL import Image
 
 from tasks.bank_assembly import BuildSettings
+from tasks.extract import score_shard
+from tasks.kit import ScoringKit
+from tasks.parts import ShardOutcome
+from tasks.runs import RunRecord, start_run
+from tasks.shards import list_shards
+from tasks.warehouse import connect, migrate, parts_folder
 
+RUN = "00000000-0000-0000-0000-000000000001"
 ROOT = Path(__file__).parent.parent
 # Everything that must not depend on when, where or in which run a row was made.
 CONTENT = (
@@ -103,3 +110,17 @@ def benchmark(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def open_warehouse(path: Path, kit: ScoringKit) -> str:
+    """A warehouse with its registry and one run, which goes on."""
+    with connect(str(path)) as connection:
+        migrate(connection)
+        start_run(connection, RunRecord(RUN, "curate", "s", {}, "0", "h", "cpu"), kit, promote=False)
+    return str(path)
+
+
+def outcome_of(source: Path, warehouse: str, kit: ScoringKit) -> ShardOutcome:
+    """A shard scored into its part, not landed."""
+    (shard,) = list_shards(str(source), 1000)
+    return score_shard(shard, kit, parts_folder(warehouse), RUN, None, lambda members: None)

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from mdmf_core.collections.text import readable
 from mdmf_core.digests import sha256_hex
 from mdmf_core.records import ExclusionReason, Member
 
@@ -56,7 +57,8 @@ class FolderReader:
             data, size = self._read(key), self._size(key)
             self._sha256.update(f"{len(key)}:{key}:{size}:".encode("utf-8", "surrogateescape"))
             self._sha256.update(data or b"")
+            name = readable(key)
             if data is None:
-                yield Member(key, b"", size, excluded=ExclusionReason.TOO_LARGE, detail=f"{size} bytes")
+                yield Member(name, b"", size, excluded=ExclusionReason.TOO_LARGE, detail=f"{size} bytes")
             else:
-                yield Member(key, data, size, caption=self._caption(key))
+                yield Member(name, data, size, caption=self._caption(key))

@@ -47,6 +47,10 @@ def warehouse(curate, tmp_path) -> Path:
         ("review", "sample"),
         ("train",),
         ("evaluate",),
+        ("verify",),
+        ("backup",),
+        ("restore",),
+        ("migrate",),
     ],
 )
 def test_help_of_every_command(command):

@@ -9,35 +9,13 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from fabricate import encoded, write_shard
+from fabricate import encoded, open_warehouse, outcome_of, write_shard
 
 from mdmf_core.errors import WarehouseError
 from mdmf_core.records import Shard
-from tasks.extract import score_shard
 from tasks.landing import land
 from tasks.parts import ShardOutcome, finished_part, part_path, part_writer
-from tasks.scorers import load_kit
-from tasks.shards import list_shards
-from tasks.warehouse import RunRecord, connect, migrate, parts_folder, query, start_run
-
-RUN = "00000000-0000-0000-0000-000000000001"
-
-
-@pytest.fixture
-def kit(tiny_scorer, tiny_bank):
-    return load_kit(tiny_scorer, tiny_bank, "cpu", 8, 1, None)
-
-
-def opened(warehouse: Path, kit) -> str:
-    with connect(str(warehouse)) as connection:
-        migrate(connection)
-        start_run(connection, RunRecord(RUN, "curate", "s", {}, "0", "h", "cpu"), kit, promote=False)
-    return str(warehouse)
-
-
-def outcome_of(source: Path, warehouse: str, kit) -> ShardOutcome:
-    (shard,) = list_shards(str(source), 1000)
-    return score_shard(shard, kit, parts_folder(warehouse), RUN, None, lambda members: None)
+from tasks.warehouse import connect, migrate, query
 
 
 def content(warehouse: str) -> list[tuple]:
@@ -48,7 +26,7 @@ def content(warehouse: str) -> list[tuple]:
 
 
 def test_landing_twice_is_landing_once(kit, tmp_path):
-    warehouse = opened(tmp_path / "w.duckdb", kit)
+    warehouse = open_warehouse(tmp_path / "w.duckdb", kit)
     outcome = outcome_of(write_shard(tmp_path / "00000.tar", range(5)), warehouse, kit)
     land(warehouse, [outcome], kit.key)
     first = content(warehouse)
@@ -57,17 +35,31 @@ def test_landing_twice_is_landing_once(kit, tmp_path):
     assert query(warehouse, "SELECT count(*) AS n FROM shards")["n"][0] == 1
 
 
-def test_a_part_that_does_not_add_up_lands_nothing_of_its_group(kit, tmp_path):
-    warehouse = opened(tmp_path / "w.duckdb", kit)
+def test_a_part_that_does_not_add_up_lands_nothing_and_costs_no_other_shard(kit, tmp_path):
+    warehouse = open_warehouse(tmp_path / "w.duckdb", kit)
     good = outcome_of(write_shard(tmp_path / "00000.tar", range(3)), warehouse, kit)
     bad = replace(outcome_of(write_shard(tmp_path / "00001.tar", range(9, 12)), warehouse, kit), members=4, scored=4)
     with pytest.raises(WarehouseError, match="the part holds 3 scored"):
-        land(warehouse, [good, bad], kit.key)
-    assert query(warehouse, "SELECT count(*) AS n FROM images")["n"][0] == 0
+        land(warehouse, [bad, good], kit.key)
+    assert list(query(warehouse, "SELECT url FROM shards")["url"]) == [good.url]
+    assert query(warehouse, "SELECT count(*) AS n FROM images")["n"][0] == 3
+
+
+def test_rows_of_a_later_lease_cannot_be_replaced_by_those_of_an_earlier_one(kit, tmp_path):
+    warehouse = open_warehouse(tmp_path / "w.duckdb", kit)
+    source = write_shard(tmp_path / "00000.tar", range(3))
+    slept = replace(outcome_of(source, warehouse, kit), generation=1)
+    write_shard(source, range(5, 9))
+    successor = replace(outcome_of(source, warehouse, kit), generation=2)
+    assert land(warehouse, [successor], kit.key) == []
+    assert land(warehouse, [slept], kit.key) == [slept.url]
+    assert query(warehouse, "SELECT digest FROM shards WHERE NOT superseded")["digest"][0] == successor.digest
+    assert land(warehouse, [replace(slept, state="deferred", part=None)], kit.key) == [slept.url]
+    assert query(warehouse, "SELECT count(*) AS n FROM shards")["n"][0] == 1
 
 
 def test_the_table_itself_refuses_a_shard_that_does_not_add_up(kit, tmp_path):
-    warehouse = opened(tmp_path / "w.duckdb", kit)
+    warehouse = open_warehouse(tmp_path / "w.duckdb", kit)
     land(warehouse, [outcome_of(write_shard(tmp_path / "00000.tar", range(3)), warehouse, kit)], kit.key)
     with connect(warehouse) as connection, pytest.raises(duckdb.ConstraintException):
         connection.execute("UPDATE shards SET members = members + 1")
@@ -91,7 +83,7 @@ def test_a_part_appears_whole_or_not_at_all(kit, tmp_path):
 
 
 def test_a_newer_warehouse_is_refused(kit, tmp_path):
-    warehouse = opened(tmp_path / "w.duckdb", kit)
+    warehouse = open_warehouse(tmp_path / "w.duckdb", kit)
     with connect(warehouse) as connection:
         connection.execute("INSERT INTO migrations VALUES ('999_future.sql', now())")
         with pytest.raises(WarehouseError, match="newer version"):
@@ -111,7 +103,7 @@ def _hold(warehouse: str, held, release) -> None:
 
 
 def test_a_commit_waits_for_another_process(kit, tmp_path):
-    warehouse = opened(tmp_path / "w.duckdb", kit)
+    warehouse = open_warehouse(tmp_path / "w.duckdb", kit)
     outcome = outcome_of(write_shard(tmp_path / "00000.tar", range(2)), warehouse, kit)
     context = multiprocessing.get_context("spawn")
     held, release = context.Event(), context.Event()
@@ -138,7 +130,7 @@ def _land_until_killed(warehouse: str, outcomes: list[ShardOutcome], key) -> Non
 
 
 def test_killed_at_any_moment_the_next_landing_ends_with_the_same_table(kit, tmp_path):
-    warehouse = opened(tmp_path / "w.duckdb", kit)
+    warehouse = open_warehouse(tmp_path / "w.duckdb", kit)
     outcomes = [outcome_of(write_shard(tmp_path / f"0000{n}.tar", range(n * 10, n * 10 + 4)), warehouse, kit) for n in range(3)]
     land(warehouse, outcomes, kit.key)
     undisturbed = content(warehouse)
@@ -154,7 +146,7 @@ def test_killed_at_any_moment_the_next_landing_ends_with_the_same_table(kit, tmp
 
 
 def test_an_undecodable_image_still_has_its_identity(kit, tmp_path):
-    warehouse = opened(tmp_path / "w.duckdb", kit)
+    warehouse = open_warehouse(tmp_path / "w.duckdb", kit)
     source = write_shard(tmp_path / "00000.tar", range(1), {"bad.jpg": encoded(5)[:3000]})
     land(warehouse, [outcome_of(source, warehouse, kit)], kit.key)
     row = query(warehouse, "SELECT key, reason, image_id FROM excluded").iloc[0]

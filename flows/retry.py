@@ -1,0 +1,56 @@
+"""`retry`: another try for what got no score for a reason that may have passed."""
+
+from typing import Annotated
+
+from prefect import flow, runtime
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
+
+from flows.scoring import CurateResult, carry_out
+from tasks import steps
+from tasks.steps import CurateSettings
+
+
+def _run_name() -> str:
+    return f"retry {', '.join(runtime.flow_run.parameters['reasons'])}"[:200]
+
+
+@flow(name="retry", flow_run_name=_run_name, task_runner=ThreadPoolTaskRunner(max_workers=1))  # type: ignore[arg-type]
+def retry(
+    reasons: tuple[str, ...] = ("storage", "decoder_crashed", "decoder_timeout"),
+    warehouse: str = "warehouse.duckdb",
+    scorer: str = "default",
+    bank: str = "default",
+    calibration: str | None = None,
+    force: bool = False,
+    shards_per_task: Annotated[int, Field(ge=1)] = 4,
+    batch_images: Annotated[int, Field(ge=1)] = 32,
+    decode_threads: Annotated[int, Field(ge=0)] = 0,
+    device: str = "auto",
+    storage_block: str | None = None,
+) -> CurateResult:
+    """Reads only the members that were excluded for these reasons, and whole shards that were deferred or failed for them.
+
+    Args:
+        reasons: of members (see `excluded`), or the class before the colon of a shard's reason (see `accounting`): storage,
+            unfinished, killed, error, corrupt.
+        warehouse: path of the DuckDB file.
+        scorer: as in `curate`; rows under other scorers, banks and calibrations stay as they are.
+        bank: as in `curate`.
+        calibration: as in `curate`.
+        force: also reasons that are permanent, such as undecodable: for a new version of a decoder.
+        shards_per_task: shards of one task.
+        batch_images: images in one pass through the backbone.
+        decode_threads: 0 = one per core that the backbone leaves free.
+        device: auto, cpu, cuda or cuda:N.
+        storage_block: name of a Prefect Secret block with fsspec options.
+
+    Raises:
+        MdmfError: an unknown or permanent reason, or nothing could be read again.
+    """
+    settings = CurateSettings(
+        source=", ".join(reasons), warehouse=warehouse, scorer=scorer, bank=bank, calibration=calibration, keep_signatures=0,
+        shards_per_task=shards_per_task, images_per_slice=1000, max_shards=None, batch_images=batch_images,
+        decode_threads=decode_threads, device=device, storage_block=storage_block, promote=False,
+    ).resolved()  # fmt: skip
+    return carry_out(settings, lambda run_id: steps.plan_retry(settings, reasons, force, run_id))

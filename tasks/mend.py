@@ -1,0 +1,82 @@
+"""Members that got no score for a reason that may have passed: read again alone, the rest of their shard's part stays."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from mdmf_core.digests import sha256_hex
+from mdmf_core.errors import SourceError
+from mdmf_core.records import ExclusionReason, Member, Shard
+from tasks.extract import batches, in_order, prepare, score_batch, score_shard
+from tasks.kit import ScoringKit
+from tasks.parts import ShardOutcome, finished_part, part_path, part_writer, read_part
+from tasks.shards import read_member
+from tasks.signatures import signatures_path
+
+_ROWS = 256  # of the old part, held at a time
+_NOTHING = sha256_hex(b"")
+
+
+def mend_shard(
+    shard: Shard,
+    reasons: tuple[str, ...],
+    kit: ScoringKit,
+    folder: str,
+    run_id: str,
+    storage_block: str | None,
+    progress: Callable[[int], None],
+) -> ShardOutcome:
+    """Replaces the shard's part by one in which the members excluded for ``reasons`` have had another try.
+
+    Signatures that were kept of the shard lack the mended members, so they go; without its part the shard is scored whole.
+    """
+    path = part_path(folder, shard, kit.key)
+    before = finished_part(path)
+    if before is None:
+        return score_shard(shard, kit, folder, run_id, storage_block, progress)
+    started, scored = time.monotonic(), 0
+    with (
+        part_writer(path) as part,
+        pq.ParquetFile(path) as old,
+        ThreadPoolExecutor(kit.decode_threads, thread_name_prefix="decode") as pool,
+    ):
+        for batch in old.iter_batches(_ROWS):
+            rows = batch.to_pylist()
+            again = [row for row in rows if row["reason"] in reasons]
+            read = in_order(pool, lambda row: _read(row, shard, storage_block), again, 2 * kit.batch_images)
+            prepared = in_order(pool, lambda member: prepare(member, kit.scorer.crops), read, 2 * kit.batch_images)
+            mended = (row for ready in batches(prepared, kit.batch_images) for row in score_batch(ready, kit, None))
+            rows = [_better(row, mended) if row["reason"] in reasons else row for row in rows]
+            part.write(rows)
+            scored += sum(row["reason"] is None for row in rows)
+            progress(len(again))
+        excluded = before.members - scored
+        seconds = time.monotonic() - started
+        part.close_with(replace(before, scored=scored, excluded=excluded, run_id=run_id, seconds=seconds))
+        if scored > before.scored:
+            with suppress(FileNotFoundError):
+                os.remove(signatures_path(folder, shard.url, shard.size_bytes, shard.fingerprint, kit.key.scorer_id))
+    return read_part(path)
+
+
+def _read(row: dict[str, Any], shard: Shard, storage_block: str | None) -> Member:
+    member = Member(
+        row["key"], b"", row["bytes"], locator=row["locator"], caption=row["caption"], url=row["url"], sidecar=row["sidecar"]
+    )
+    try:
+        data = read_member(shard.url, shard.kind, member.key, member.locator, member.size, storage_block)
+    except SourceError as error:
+        return replace(member, excluded=ExclusionReason.STORAGE, detail=str(error))
+    if row["sha256"] not in (_NOTHING, sha256_hex(data)):
+        return replace(member, excluded=ExclusionReason.STORAGE, detail="its bytes are not those that were read before")
+    return replace(member, data=data, size=len(data))
+
+
+def _better(row: dict[str, Any], mended: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    return dict.fromkeys(row) | next(mended)

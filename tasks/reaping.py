@@ -1,0 +1,50 @@
+"""Runs that ended without a word: their rows are closed, their owners forgotten, their leases free."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from tasks.leases import dead_owners, forget, live_runs, run_of
+from tasks.warehouse import connect, leases_folder
+
+_MESSAGE = "its process ended without a word; what it finished is kept, the next run does the rest"
+
+
+@dataclass(frozen=True)
+class Reaped:
+    """A run that died. ``source`` is None when it died before it was written down."""
+
+    run_id: str
+    source: str | None
+
+
+def reap(warehouse: str) -> list[Reaped]:
+    """Closes the rows of dead runs as ``crashed`` and forgets their owners.
+
+    Calling it again, or twice at once, changes nothing more.
+    """
+    folder = leases_folder(warehouse)
+    # An owner registers before its row is written and goes after its row is closed, so rows are read before owners.
+    with connect(warehouse, read_only=True) as connection:
+        running = [run for (run,) in connection.execute("SELECT run_id::VARCHAR FROM runs WHERE state = 'running'").fetchall()]
+    dead, alive = dead_owners(folder), live_runs(folder)
+    silent = [run for run in running if run not in alive]
+    reaped = []
+    if silent:
+        with connect(warehouse) as connection:
+            rows = connection.execute(
+                "UPDATE runs SET state = 'crashed', message = ?, finished_at = ? "
+                "WHERE state = 'running' AND run_id IN (SELECT unnest(?::UUID[])) RETURNING run_id::VARCHAR, source",
+                [_MESSAGE, datetime.now(UTC), silent],
+            ).fetchall()
+        reaped = [Reaped(run, source) for run, source in rows]
+    known = {run.run_id for run in reaped} | alive
+    reaped += [Reaped(run, None) for run in sorted({run_of(owner) for owner in dead} - known)]
+    return reaped
+
+
+def forget_dead(warehouse: str, runs: list[Reaped]) -> None:
+    """Removes the owners of dead runs, once everybody who must know of them does."""
+    folder, gone = leases_folder(warehouse), {run.run_id for run in runs}
+    for owner in dead_owners(folder):
+        if run_of(owner) in gone:
+            forget(folder, owner)

@@ -1,0 +1,102 @@
+"""Parts that no complete shard of the warehouse knows: finished and never landed, outdated, or damaged."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mdmf_core.digests import short_id
+from mdmf_core.errors import WarehouseError
+from mdmf_core.records import Shard
+from tasks import repairs
+from tasks.holdings import Holding, Holdings
+from tasks.landing import land, shard_id
+from tasks.parts import ShardOutcome, WorkKey, part_path, read_part
+
+Ids = tuple[str, str, str]
+
+
+class Stray(NamedTuple):
+    """What is wrong with such a part, and what mends it."""
+
+    check: str
+    subject: str
+    detail: str
+    mend: Callable[[], object] | None
+    note: bool
+
+
+def unknown_parts(folder: str, listed: list[str], state: Holdings) -> list[str]:
+    """Those of the listed parts that belong to no complete shard."""
+    known = {part_path(folder, holding.shard, holding.key) for holding in state.complete if holding.key}
+    return [path for path in listed if path not in known]
+
+
+def stray_parts(
+    warehouse: str, folder: str, listed: list[str], state: Holdings
+) -> tuple[list[Stray], set[tuple[str, Ids | None]]]:
+    """Every unknown part, those to land oldest first; and the shards, with and without ids, that landing them makes whole."""
+    found, to_land, covered = [], [], set()
+    current: dict[tuple[str, Ids], list[Holding]] = {}
+    for holding in state.complete:
+        if not holding.superseded:
+            current.setdefault((_folder(holding.shard.url), holding.ids), []).append(holding)
+    for path in unknown_parts(folder, listed, state):
+        try:
+            outcome = read_part(path)
+            scored_at = _newest(path)
+        except (WarehouseError, OSError) as error:
+            found.append(
+                Stray("damaged part", path, f"{error}; the repair renames it", partial(repairs.set_aside, path), False)
+            )
+            continue
+        key = _key(folder, path, outcome, state.keys)
+        if key is None:
+            detail = (
+                f"of {outcome.url}, by a scorer, bank or calibration that the registry does not know; curate with it to land it"
+            )
+            found.append(Stray("unknown part", path, detail, None, False))
+            continue
+        ids = _ids(key)
+        if _outdated(outcome, scored_at, current.get((_folder(outcome.url), ids), [])):
+            detail = f"of {outcome.url}, whose content was landed from a later part; it may be removed"
+            found.append(Stray("outdated part", path, detail, None, True))
+            continue
+        detail = f"{outcome.members} members of {outcome.url} were never landed; the repair lands it, or the next run does"
+        to_land.append((scored_at or 0, Stray("orphan part", path, detail, partial(land, warehouse, [outcome], key), False)))
+        covered |= {(shard_id(outcome), ids), (shard_id(outcome), None)}
+    return found + [stray for _, stray in sorted(to_land, key=lambda pair: pair[0])], covered
+
+
+def _key(folder: str, path: str, outcome: ShardOutcome, keys: list[WorkKey]) -> WorkKey | None:
+    """The registered key under which the part got its name."""
+    shard = Shard(outcome.url, outcome.kind, outcome.size_bytes, outcome.fingerprint)
+    return next((key for key in keys if part_path(folder, shard, key) == path), None)
+
+
+def _ids(key: WorkKey) -> Ids:
+    scorer, bank, calibration = (str(short_id(digest)) for digest in (key.scorer_id, key.bank_id, key.calibration_id))
+    return scorer, bank, calibration
+
+
+def _newest(path: str) -> float | None:
+    """When its last image was scored, seconds since 1970; None if all are excluded."""
+    newest = pc.max(pq.read_table(path, columns=["scored_at"])["scored_at"]).as_py()
+    return newest.timestamp() if newest else None
+
+
+def _folder(url: str) -> str:
+    return url.partition("#slice=")[0]
+
+
+def _outdated(outcome: ShardOutcome, scored_at: float | None, current: list[Holding]) -> bool:
+    """Whether landing it would put older content in the place of newer: of its shard, its URL, or another cut of its folder."""
+    cut = outcome.url.partition("#slice=")[2].partition("of")[2]
+    for holding in current:
+        other_cut = holding.shard.url.partition("#slice=")[2].partition("of")[2]
+        rival = holding.shard.url == outcome.url or cut != other_cut
+        if holding.shard_id == shard_id(outcome) or (rival and (scored_at or 0) < holding.committed_at.timestamp()):
+            return True
+    return False

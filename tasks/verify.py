@@ -1,0 +1,239 @@
+"""A warehouse held against itself and its parts: what is wrong, and the repair of what can be repaired."""
+
+import glob
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import duckdb
+
+from mdmf_core.errors import WarehouseError
+from tasks import repairs
+from tasks.content import RowsDigest
+from tasks.holdings import COLUMNS, Holding, Holdings, holdings, row_hash
+from tasks.landing import from_part, shard_id
+from tasks.parts import ShardOutcome, part_path, read_part
+from tasks.stray_parts import stray_parts
+from tasks.warehouse import connect, migrate, opened, parts_folder, pending
+
+_OLD = 24 * 3600.0  # seconds without a write after which a temporary file is nobody's
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong or worth knowing."""
+
+    check: str
+    subject: str
+    detail: str
+    repairable: bool
+    repaired: bool = False
+    note: bool = False  # not wrong, only said
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A finding with what mends it."""
+
+    check: str
+    subject: str
+    detail: str
+    mend: Callable[[], object] | None = None
+    note: bool = False
+
+    def settle(self, repair: bool) -> Finding:
+        """The finding, after the repair where one is asked for and known."""
+        finding = Finding(self.check, self.subject, self.detail, self.mend is not None, note=self.note)
+        if not repair or self.mend is None:
+            return finding
+        try:
+            self.mend()
+        except (WarehouseError, duckdb.Error, OSError) as error:
+            return replace(finding, detail=f"{self.detail}; the repair failed: {error}")
+        return replace(finding, repaired=True)
+
+
+def verify(
+    warehouse: str, repair: bool = False, progress: Callable[[int, int], None] = lambda done, shards: None
+) -> list[Finding]:
+    """Recounts every row, hashes every part and compares the two, shard by shard.
+
+    The warehouse is held open while its rows are counted, not while parts are read. Memory grows with the shards, not the rows.
+
+    Args:
+        repair: mend what can be mended; call it while no run is writing.
+        progress: is told how many shards of how many are done.
+
+    Raises:
+        WarehouseError: not there, not a warehouse, written by a newer version, or held by others for too long.
+    """
+    behind = _schema(warehouse, repair)
+    if any(not finding.repaired for finding in behind):
+        return behind
+    folder = parts_folder(warehouse)
+    # Listed first: what lands meanwhile is then known to the holdings.
+    listed = sorted(glob.glob(os.path.join(glob.escape(folder), "scores", "*.parquet")))
+    with connect(warehouse, read_only=True) as connection:
+        state = holdings(connection)
+    problems = [*_shards(warehouse, folder, state, progress), *_two_contents(warehouse, state)]
+    stray, covered = stray_parts(warehouse, folder, listed, state)
+    problems += [Problem(*facts) for facts in stray]
+    problems += _orphan_rows(state, covered)
+    problems += _leftovers(warehouse, folder, state)
+    return behind + [problem.settle(repair) for problem in problems]
+
+
+def _schema(warehouse: str, repair: bool) -> list[Finding]:
+    with opened(warehouse, read_only=True) as connection:
+        missing = pending(connection)
+    if not missing:
+        return []
+
+    def mend() -> None:
+        with connect(warehouse) as connection:
+            migrate(connection)
+
+    return [Problem("schema", warehouse, f"of an earlier version: it lacks {', '.join(missing)}", mend).settle(repair)]
+
+
+def _shards(warehouse: str, folder: str, state: Holdings, progress: Callable[[int, int], None]) -> Iterator[Problem]:
+    """Each complete shard against its rows and its part."""
+    bare = []
+    with duckdb.connect() as reader:
+        unique = list({(holding.shard_id, holding.ids): holding for holding in state.complete}.values())
+        for number, holding in enumerate(unique, start=1):
+            if holding.key is None:
+                ids = ", ".join(holding.ids)
+                yield Problem("registry", holding.shard.url, f"the registry does not know its scorer, bank, calibration: {ids}")
+            path = part_path(folder, holding.shard, holding.key) if holding.key else ""
+            if not os.path.exists(path):
+                bare.append(holding.shard.url)
+            yield from _shard(warehouse, holding, path, reader)
+            progress(number, len(unique))
+    if bare:
+        yield Problem(
+            "missing parts", folder, f"{len(bare)} of {len(unique)} complete shards have no part, first {bare[0]}: their rows "
+            "are landed, but only a part lets verify compare and restore them", note=True,
+        )  # fmt: skip
+
+
+def _shard(warehouse: str, holding: Holding, path: str, reader: duckdb.DuckDBPyConnection) -> Iterator[Problem]:
+    url = holding.shard.url
+    outcome, damage = _part(holding, path)
+    difference = None
+    if outcome is not None:
+        try:
+            difference = _difference(holding, outcome, reader)
+        except duckdb.Error as error:
+            outcome, damage = None, str(error).splitlines()[0]
+    if damage is not None:
+        yield Problem("damaged part", path, f"{damage}; the repair renames it", partial(repairs.set_aside, path))
+    wrong = _wrong_rows(holding)
+    if wrong is None and difference is not None:
+        if holding.part_sha256 is None:
+            yield Problem(
+                "content",
+                url,
+                f"{difference}; its digest was not recorded, so either may be wrong. Remove {path} if the rows are right",
+            )
+            return
+        wrong = "content", difference
+    if wrong is not None:
+        check, detail = wrong
+        if outcome is not None:
+            yield Problem(
+                check,
+                url,
+                f"{detail}; the repair lands its part again",
+                partial(repairs.land_again, warehouse, holding, outcome),
+            )
+        elif holding.superseded:
+            yield Problem(check, url, f"{detail}; of earlier content, which no view shows and no part can restore", note=True)
+        else:
+            detail += "; no part can restore it: the repair marks it deferred, then `mdmf curate` of its source scores it again"
+            yield Problem(check, url, detail, partial(repairs.defer, warehouse, holding))
+
+
+def _part(holding: Holding, path: str) -> tuple[ShardOutcome | None, str | None]:
+    """The outcome of an intact part, or what is wrong with it; neither when it is not there."""
+    if not os.path.exists(path):
+        return None, None
+    try:
+        outcome = read_part(path)
+    except WarehouseError as error:
+        return None, str(error)
+    if holding.part_sha256 not in (None, outcome.part_sha256):
+        return None, f"its sha256 is {outcome.part_sha256}, as landed it was {holding.part_sha256}"
+    if shard_id(outcome) != holding.shard_id:
+        return None, f"it is of other content: digest {outcome.digest}"
+    return outcome, None
+
+
+def _wrong_rows(holding: Holding) -> tuple[str, str] | None:
+    """The first check that the rows fail by themselves, and how."""
+    scored, excluded = holding.held["scores"].rows, holding.held["exclusions"].rows
+    if holding.rows > 1:
+        return "doubled shard", f"{holding.rows} rows in shards"
+    if (holding.members, holding.scored, holding.excluded) != (scored + excluded, scored, excluded):
+        return "accounting", (
+            f"its row says {holding.members} members = {holding.scored} scored + {holding.excluded} excluded, the tables hold "
+            f"{scored} + {excluded}"
+        )
+    if holding.repeated:
+        return "doubled rows", f"{holding.repeated} rows too many for the same image"
+    if holding.without_image:
+        return "missing images", f"{holding.without_image} scores have no row in images"
+    return None
+
+
+def _difference(holding: Holding, outcome: ShardOutcome, reader: duckdb.DuckDBPyConnection) -> str | None:
+    for table, columns in COLUMNS.items():
+        sums = reader.execute(
+            f"SELECT count(*), coalesce(sum({row_hash(columns)}), 0) FROM ({from_part(table, outcome)})"
+        ).fetchall()[0]
+        if RowsDigest(*sums) != holding.held[table]:
+            return f"the {holding.held[table].rows} rows in {table} are not the {sums[0]} of its part"
+    return None
+
+
+def _two_contents(warehouse: str, state: Holdings) -> Iterator[Problem]:
+    current: dict[tuple[str, tuple[str, str, str]], dict[str, Holding]] = {}
+    for holding in state.complete:  # oldest first
+        if not holding.superseded:
+            current.setdefault((holding.shard.url, holding.ids), {})[holding.shard_id] = holding
+    for (url, _), found in current.items():
+        *older, _ = found.values()
+        if older:
+            detail = f"{len(found)} contents of it count at once; the repair keeps the newest and marks the others superseded"
+            yield Problem("doubled shard", url, detail, partial(repairs.supersede, warehouse, older))
+
+
+def _orphan_rows(state: Holdings, covered: set[tuple[str, tuple[str, str, str] | None]]) -> Iterator[Problem]:
+    for orphan in state.orphans:
+        if (orphan.shard_id, orphan.ids) not in covered:
+            yield Problem(
+                "orphan rows", f"shard {orphan.shard_id}", f"{orphan.rows} rows in {orphan.table} belong to no shard and no "
+                "part of theirs is left; no view shows them. `mdmf curate` of their source lands them anew",
+            )  # fmt: skip
+
+
+def _leftovers(warehouse: str, folder: str, state: Holdings) -> Iterator[Problem]:
+    """Temporary files and plans that nobody needs, and runs that never ended."""
+    now = time.time()
+    beside = glob.escape(os.path.abspath(warehouse))
+    for path in sorted([*glob.glob(glob.escape(folder) + "/**/*.tmp", recursive=True), *glob.glob(beside + ".*.tmp")]):
+        age = now - os.path.getmtime(path)
+        if age > _OLD and os.path.isfile(path):
+            yield Problem(
+                "temporary", path, f"not written for {age / 3600:.0f} hours; the repair removes it", partial(os.remove, path)
+            )
+    for path in sorted(glob.glob(os.path.join(glob.escape(folder), "plans", "*.parquet"))):
+        run = os.path.basename(path).removesuffix(".parquet")
+        if state.runs.get(run, "lost" if now - os.path.getmtime(path) > _OLD else "running") != "running":
+            yield Problem("plan", path, "its run has ended; the repair removes it", partial(os.remove, path), note=True)
+    for run, source, started in state.running:
+        yield Problem(
+            "run", run, f"of {source}, started {started:%Y-%m-%d %H:%M}, has no end: it goes on, or was killed", note=True
+        )

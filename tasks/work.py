@@ -1,0 +1,44 @@
+"""One shard of a plan, under its lease: scored, mended, set aside, or left to the run that is at it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from prefect import get_run_logger
+
+from mdmf_core.errors import MdmfError
+from tasks.extract import score_shard
+from tasks.kit import ScoringKit
+from tasks.leases import MOST_ATTEMPTS, Elsewhere, acquire, run_of
+from tasks.mend import mend_shard
+from tasks.parts import ShardOutcome, Work, finished_part, part_path, without_part, work_name
+
+
+def work_off(
+    work: Work, kit: ScoringKit, parts: str, leases: str, owner: str, storage_block: str | None, progress: Callable[[int], None]
+) -> ShardOutcome:
+    """What became of one shard. Only what concerns all shards alike, such as a full disk, is raised.
+
+    Raises:
+        MdmfError: parts cannot be written, or the like.
+    """
+    shard, run_id = work.shard, run_of(owner)
+    lease = acquire(leases, work_name(shard.url, kit.key), owner, work.generation)
+    if isinstance(lease, Elsewhere):
+        return without_part(shard, "elsewhere", f"run {lease.run_id} (process {lease.pid} on {lease.host}) is at it", run_id)
+    finished = finished_part(part_path(parts, shard, kit.key)) is not None
+    if lease.attempts > MOST_ATTEMPTS and not finished:
+        reason = (
+            f"killed: {lease.attempts - 1} runs died while they were at it; read it again with `mdmf retry --reason killed`"
+        )
+        return replace(without_part(shard, "failed", reason, run_id), generation=lease.generation)
+    try:
+        if work.retry:
+            outcome = mend_shard(shard, work.retry, kit, parts, run_id, storage_block, progress)
+        else:
+            outcome = score_shard(shard, kit, parts, run_id, storage_block, progress)
+    except MdmfError:
+        raise
+    except Exception as error:  # whatever it is, it must not cost the other shards of the group
+        get_run_logger().exception("%s failed", shard.url)
+        outcome = without_part(shard, "failed", f"error: {type(error).__name__}: {error}"[:2000], run_id)
+    return replace(outcome, generation=lease.generation)

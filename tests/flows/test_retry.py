@@ -1,0 +1,175 @@
+"""Another try, by the class of the reason: only what may end otherwise, only those members."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from fabricate import encoded, write_shard
+
+from mdmf_core.errors import MdmfError
+from mdmf_core.images import ImageLimits
+from mdmf_core.records import ExclusionReason
+from tasks import extract
+from tasks.parts import part_path, work_name
+from tasks.retry import require_retryable
+from tasks.scorers import load_kit
+from tasks.shards import list_shards
+from tasks.warehouse import leases_folder, parts_folder, query
+
+ROWS = "SELECT * EXCLUDE (run_id, scored_at) FROM scored ORDER BY key"
+
+
+@pytest.fixture
+def retry(curate, tiny_scorer, tiny_bank, tmp_path):
+    """The flow on the tiny scorer and the warehouse of ``curate``."""
+    from flows.retry import retry as flow
+
+    def run(*reasons: str, **options: object) -> object:
+        defaults = {"warehouse": str(tmp_path / "warehouse.duckdb"), "scorer": tiny_scorer, "bank": tiny_bank}
+        return flow(reasons=reasons, **defaults | options)
+
+    return run
+
+
+def overwrite_in_place(path: Path, old: bytes, new: bytes) -> None:
+    """Changes bytes of a file behind the back of its listing: same size, same times."""
+    before, data = path.stat(), path.read_bytes()
+    assert len(old) == len(new)
+    assert data.count(old) == 1
+    path.write_bytes(data.replace(old, new))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_only_the_members_of_the_reason_are_read_and_only_their_rows_change(curate, retry, tmp_path, monkeypatch):
+    warehouse = str(tmp_path / "warehouse.duckdb")
+    large = encoded(7, width=400, height=300)
+    source = write_shard(tmp_path / "00000.tar", range(3), {"large.jpg": large, "large.txt": b"big", "page.jpg": b"<html>"})
+    monkeypatch.setattr(extract, "LIMITS", ImageLimits(max_pixels=100_000))
+    assert curate(source).excluded == 2
+    before = query(warehouse, ROWS)
+    monkeypatch.undo()
+    overwrite_in_place(source, encoded(1)[-300:], b"z" * 300)  # another member, which must not be read
+    result = retry("too_large", force=True)
+    assert (result.complete, result.members, result.scored, result.excluded) == (1, 5, 4, 1)
+    after = query(warehouse, ROWS)
+    assert after[after["key"] != "large"].reset_index(drop=True).equals(before)
+    mended = after.set_index("key").loc["large"]
+    assert (mended["caption"], mended["width"]) == ("big", 400)
+    assert list(query(warehouse, "SELECT reason FROM excluded")["reason"]) == ["not_an_image"]
+    counted = query(warehouse, "SELECT members, scored, excluded FROM accounting").iloc[0]
+    assert tuple(counted) == (5, 4, 1)
+    overwrite_in_place(source, b"z" * 300, encoded(1)[-300:])
+    undisturbed = tmp_path / "undisturbed.duckdb"
+    curate(source, warehouse=str(undisturbed))
+    assert query(str(undisturbed), ROWS).equals(after)
+    assert retry("too_large", force=True).complete == 0
+
+
+def test_kept_signatures_that_lack_the_mended_members_go(curate, retry, tmp_path, monkeypatch):
+    source = write_shard(tmp_path / "00000.tar", range(2), {"large.jpg": encoded(7, width=400, height=300)})
+    monkeypatch.setattr(extract, "LIMITS", ImageLimits(max_pixels=100_000))
+    curate(source, keep_signatures=1)
+    kept = tmp_path / "warehouse.duckdb.parts" / "signatures"
+    assert len(list(kept.iterdir())) == 1
+    monkeypatch.undo()
+    retry("too_large", force=True)
+    assert list(kept.iterdir()) == []
+
+
+def test_without_its_part_or_with_other_content_a_shard_is_scored_whole(curate, retry, tmp_path, tiny_scorer, tiny_bank):
+    warehouse = str(tmp_path / "warehouse.duckdb")
+    source = write_shard(tmp_path / "00000.tar", range(3), {"page.jpg": b"<html>"})
+    curate(source)
+    (shard,) = list_shards(str(source), 1000)
+    os.remove(part_path(parts_folder(warehouse), shard, load_kit(tiny_scorer, tiny_bank, "cpu", 8, 1, None).key))
+    assert retry("not_an_image", force=True).members == 4
+    write_shard(source, range(9), {"page.jpg": b"<html>"})
+    assert retry("not_an_image", force=True).members == 10
+    assert len(query(warehouse, ROWS)) == 9
+    source.unlink()
+    assert (retry("not_an_image", force=True).shards, len(query(warehouse, ROWS))) == (1, 9)
+
+
+def test_shards_of_a_reason_are_read_whole(curate, retry, tmp_path):
+    warehouse = str(tmp_path / "warehouse.duckdb")
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    source = write_shard(tmp_path / "00000.tar", range(3))
+    whole = source.read_bytes()
+    source.write_bytes(whole[:-4096])
+    assert curate(source).deferred == 1
+    assert retry("storage").shards == 0
+    source.write_bytes(whole)
+    assert retry("unfinished").scored == 3
+    assert set(query(warehouse, "SELECT state FROM accounting")["state"]) == {"complete"}
+
+
+def test_a_shard_that_failed_for_what_it_is_waits_for_a_forced_retry(curate, retry, tmp_path):
+    write_shard(tmp_path / "00001.tar", range(20, 22))
+    source = write_shard(tmp_path / "00000.tar", range(3))
+    whole = source.read_bytes()
+    source.write_bytes(whole[:512] + b"\xff" * 512 + whole[1024:])
+    broken = whole.replace(b"000000001.jpg", b"\xff00000001.jpg", 1)
+    source.write_bytes(broken)
+    first = curate(f"{tmp_path}/*.tar")
+    assert (first.failed, first.complete) == (1, 1)
+    second = curate(f"{tmp_path}/*.tar")
+    assert (second.failed, second.set_aside, second.already_complete) == (0, 1, 1)
+    with pytest.raises(MdmfError, match="corrupt is permanent"):
+        retry("corrupt")
+    with pytest.raises(MdmfError, match="none of 1 shards could be scored"):
+        retry("corrupt", force=True)
+    source.write_bytes(whole)
+    assert curate(f"{tmp_path}/*.tar").scored == 3
+
+
+def test_a_shard_that_kills_its_runs_is_set_aside_and_tried_again_on_demand(curate, retry, tmp_path, tiny_scorer, tiny_bank):
+    warehouse = str(tmp_path / "warehouse.duckdb")
+    for number in range(2):
+        write_shard(tmp_path / f"0000{number}.tar", range(number * 10, number * 10 + 2))
+    name = work_name(str(tmp_path / "00000.tar"), load_kit(tiny_scorer, tiny_bank, "cpu", 8, 1, None).key)
+    held = Path(leases_folder(warehouse)) / "held"
+    held.mkdir(parents=True)
+    (held / f"{name}.5.json").write_text(json.dumps({"owner": "gone.0", "attempts": 5}))
+    first = curate(f"{tmp_path}/*.tar")
+    assert (first.failed, first.complete) == (1, 1)
+    reason = query(warehouse, "SELECT reason FROM accounting WHERE state = 'failed'")["reason"][0]
+    assert reason.startswith("killed: 5 runs died while they were at it")
+    assert curate(f"{tmp_path}/*.tar").set_aside == 1
+    assert retry("killed").scored == 2
+
+
+def test_an_error_in_one_shard_fails_the_run_by_name_and_costs_no_other_shard(curate, tmp_path, monkeypatch):
+    for number in range(3):
+        write_shard(tmp_path / f"0000{number}.tar", range(number * 10, number * 10 + 2))
+    from tasks import work
+
+    real = work.score_shard
+
+    def broken(shard, *rest):
+        if shard.url.endswith("00001.tar"):
+            raise RuntimeError("device lost")
+        return real(shard, *rest)
+
+    monkeypatch.setattr(work, "score_shard", broken)
+    with pytest.raises(MdmfError, match=r"1 of 3 shards failed; first: .*00001.tar: error: RuntimeError: device lost"):
+        curate(f"{tmp_path}/*.tar")
+    warehouse = str(tmp_path / "warehouse.duckdb")
+    assert query(warehouse, "SELECT count(*) AS n FROM scored")["n"][0] == 4
+    monkeypatch.undo()
+    assert curate(f"{tmp_path}/*.tar").scored == 2  # an error is not set aside
+
+
+@pytest.mark.parametrize(
+    ("reason", "force", "message"),
+    [("undecodable", False, "permanent"), ("duplicate_key", True, "other members"), ("sunspots", False, "unknown reason")],
+)
+def test_what_another_try_cannot_change_is_refused(reason, force, message):
+    with pytest.raises(MdmfError, match=message):
+        require_retryable((reason,), force)
+
+
+def test_passing_reasons_need_no_force():
+    require_retryable(tuple(reason for reason in ExclusionReason if reason.passing), False)
+    require_retryable(("undecodable", "corrupt"), True)

@@ -1,0 +1,91 @@
+"""Waiting for a warehouse that others hold."""
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import duckdb
+import pytest
+from fabricate import open_warehouse, outcome_of, write_shard
+
+from mdmf_core.errors import WarehouseHeld
+from tasks import warehouse as opening
+from tasks.landing import land
+from tasks.warehouse import connect, query
+
+READ = """
+import duckdb, sys
+with duckdb.connect(sys.argv[1], read_only=True):
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def reader(warehouse: str) -> Iterator[subprocess.Popen]:
+    """Another process that reads until its input is closed."""
+    with subprocess.Popen(
+        [sys.executable, "-c", READ, warehouse], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "open\n"
+        yield process
+
+
+@pytest.fixture
+def notices(monkeypatch) -> tuple[list[str], threading.Event]:
+    """What is said while waiting, and the second time that something is said."""
+    said, twice = [], threading.Event()
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+            if len(said) == 2:
+                twice.set()
+
+    listener = Listener()
+    monkeypatch.setattr(opening, "_NOTICE", 0.2)
+    logging.getLogger("mdmf").addHandler(listener)
+    yield said, twice
+    logging.getLogger("mdmf").removeHandler(listener)
+
+
+def test_landing_waits_for_a_reader_says_so_and_then_lands(kit, tmp_path, notices):
+    said, twice = notices
+    warehouse = open_warehouse(tmp_path / "w.duckdb", kit)
+    outcome = outcome_of(write_shard(tmp_path / "00000.tar", range(2)), warehouse, kit)
+    with reader(warehouse) as process:
+        landing = threading.Thread(target=land, args=(warehouse, [outcome], kit.key))
+        landing.start()
+        assert twice.wait(60)
+        assert landing.is_alive()
+        process.stdin.close()
+        landing.join(60)
+    assert f"process {process.pid} (python" in said[0]
+    assert "0 s so far, 3600 s at most" in said[0]
+    assert query(warehouse, "SELECT count(*) AS n FROM images")["n"][0] == 2
+
+
+def test_patience_ends_with_who_holds_it_and_what_to_do(kit, tmp_path):
+    warehouse = open_warehouse(tmp_path / "w.duckdb", kit)
+    outcome = outcome_of(write_shard(tmp_path / "00000.tar", range(2)), warehouse, kit)
+    with reader(warehouse) as process:
+        with pytest.raises(WarehouseHeld, match=rf"process {process.pid} .*close it and run again. Nothing is lost"):
+            land(warehouse, [outcome], kit.key, patience=0.3)
+        assert query(warehouse, "SELECT count(*) AS n FROM images")["n"][0] == 0  # readers do not wait for readers
+        process.stdin.close()
+    land(warehouse, [outcome], kit.key)
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_second_connection_of_the_same_process_is_waited_for_too(kit, tmp_path, read_only):
+    warehouse = open_warehouse(tmp_path / "w.duckdb", kit)
+    held = duckdb.connect(warehouse, read_only=read_only)
+    with pytest.raises(WarehouseHeld, match=rf"this process itself \(PID {os.getpid()}\)"), connect(warehouse, patience=0.2):
+        pass
+    threading.Timer(0.5, held.close).start()
+    with connect(warehouse) as connection:
+        assert connection.execute("SELECT count(*) FROM runs").fetchone() == (1,)
