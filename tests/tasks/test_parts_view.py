@@ -13,9 +13,10 @@ from mdmf_core.errors import WarehouseError
 from tasks.extract import score_shard
 from tasks.landing import land
 from tasks.parts_view import connect_parts, query_parts
+from tasks.runs import RunRecord, start_run
 from tasks.scorers import load_kit
 from tasks.shards import list_shards
-from tasks.warehouse import RunRecord, connect, migrate, parts_folder, query, start_run
+from tasks.warehouse import connect, migrate, parts_folder, query
 
 
 @pytest.fixture
