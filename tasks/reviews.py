@@ -14,7 +14,7 @@ from mdmf_core.digests import sha256_hex
 from mdmf_core.errors import MdmfError
 from tasks.review_files import Review, parse, refuse
 from tasks.storage import read_bytes
-from tasks.warehouse import connect, migrate, transaction
+from tasks.warehouse import connect, migrate, opened, transaction
 
 
 @dataclass(frozen=True)
@@ -152,8 +152,8 @@ def reviewed_generated(warehouse: str | None) -> frozenset[str]:
     """sha256 of the images whose newest verdict is `generated`; none where there is no warehouse, or one without reviews."""
     if warehouse is None or not os.path.exists(warehouse):
         return frozenset()
-    with connect(warehouse, read_only=True) as connection:
+    with opened(warehouse, read_only=True) as connection:  # of whatever version
         if not connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'reviews'").fetchall():
-            return frozenset()  # of an earlier version
+            return frozenset()
         rows = connection.execute("SELECT sha256 FROM reviewed WHERE verdict = 'generated'").fetchall()
     return frozenset(sha256 for (sha256,) in rows)
