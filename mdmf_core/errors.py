@@ -9,8 +9,16 @@ class SourceError(MdmfError):
     """A collection cannot be listed or opened: wrong path, wrong bucket, no access, or nothing in it."""
 
 
+class SourceRefused(SourceError):
+    """The store answers, and its answer is no: not there, or no access. Asking again does not help."""
+
+
+class ChecksumDiffers(SourceError):
+    """The bytes that were read are not those of which the store holds the checksum."""
+
+
 class ShardUnfinished(MdmfError):
-    """A shard is still being written. It is deferred with this reason and taken up by the next run."""
+    """A shard is still being written, or changed meanwhile. It is deferred with this reason and taken up by the next run."""
 
 
 class ShardCorrupt(MdmfError):

@@ -70,15 +70,25 @@ class ImageShape:
 
 
 @dataclass(frozen=True, slots=True)
-class DecodedImage:
-    """Upright RGB pixels and what the file says about its past."""
+class DecodedFacts:
+    """What decoding tells of a file and its past, without the pixels."""
 
-    pixels: UInt8[np.ndarray, "height width 3"]
     format: str
     width: int
     height: int
     jpeg_quality: int | None
     border_px: int  # widest uniform edge that was cut off, pixels
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage(DecodedFacts):
+    """Upright RGB pixels without their uniform border, and the facts."""
+
+    pixels: UInt8[np.ndarray, "height width 3"]
+
+    @property
+    def facts(self) -> DecodedFacts:
+        return DecodedFacts(self.format, self.width, self.height, self.jpeg_quality, self.border_px)
 
 
 @dataclass(frozen=True, slots=True)

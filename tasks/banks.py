@@ -12,8 +12,9 @@ from mdmf_core.errors import ArtifactError, MdmfError, SourceError
 from mdmf_core.scoring import Scorer
 from tasks.bank_assembly import LEAST, BuildSettings, assemble, calibrate, in_bank_half
 from tasks.publish import write_directory
+from tasks.reading import read_bytes
 from tasks.real_images import Progress, collect, spooled
-from tasks.storage import open_storage, read_bytes, storage_errors
+from tasks.storage import write_bytes
 
 
 @dataclass(frozen=True)
@@ -102,11 +103,7 @@ def _is_published(directory: str, storage_block: str | None) -> bool:
 
 def _publish_calibration(bank_url: str, calibration: Calibration, storage_block: str | None) -> str:
     url = f"{bank_url.rstrip('/')}.calibrations/{calibration.calibration_id[:12]}.json"
-    filesystem, path = open_storage(url, storage_block)
-    with storage_errors(url):
-        filesystem.makedirs(os.path.dirname(path), exist_ok=True)
-        filesystem.pipe_file(f"{path}.tmp", calibration.file())
-        filesystem.mv(f"{path}.tmp", path)
+    write_bytes(url, calibration.file(), storage_block)
     return url if "://" in url else os.path.abspath(url)
 
 

@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -16,14 +16,15 @@ from mdmf_core.collections.text import was_resized
 from mdmf_core.crops import CropPlan
 from mdmf_core.digests import sha256_hex
 from mdmf_core.errors import ShardCorrupt, ShardUnfinished, SourceError
-from mdmf_core.images import ImageLimits, decode
-from mdmf_core.records import DecodedImage, ImageExcluded, ImageShape, Member, Shard
+from mdmf_core.images import ImageLimits
+from mdmf_core.records import DecodedFacts, ImageShape, Member, Shard
 from mdmf_core.scoring import ImageScore
+from tasks.decoding import DecodePool, decode_pool
+from tasks.faults import reading_again
 from tasks.kit import ScoringKit
-from tasks.parts import PartWriter, ShardOutcome, finished_part, part_path, part_writer, read_part, without_part
+from tasks.parts import ShardOutcome, finished_part, part_path, part_writer, read_part, without_part
 from tasks.shards import expected_members, open_shard
 from tasks.signatures import SignatureWriter, is_kept, signature_writer, signatures_path
-from tasks.storage import storage_errors
 
 LIMITS = ImageLimits()
 T = TypeVar("T")
@@ -36,23 +37,19 @@ class Prepared:
 
     member: Member
     sha256: str
-    image: DecodedImage | None
+    image: DecodedFacts | None
     crops: UInt8[np.ndarray, "n 3 size size"] | None
     reason: str | None = None
     detail: str = ""
 
 
-def prepare(member: Member, plan: CropPlan) -> Prepared:
-    """Decodes one member and cuts its crops; never raises for what the member holds."""
+def prepare(member: Member, plan: CropPlan, pool: DecodePool) -> Prepared:
+    """A member decoded and cut by one of the pool's children; never raises for what the member holds."""
     digest = sha256_hex(member.data)
     if member.excluded is not None:
         return Prepared(member, digest, None, None, member.excluded, member.detail)
-    image = None
-    try:
-        image = decode(member.data, LIMITS)
-        return Prepared(member, digest, image, plan.cut(image.pixels))
-    except ImageExcluded as excluded:
-        return Prepared(member, digest, image, None, excluded.reason, excluded.detail)
+    found = pool.decode(member.data, plan)
+    return Prepared(member, digest, found.facts, found.crops, found.reason, found.detail)
 
 
 def score_shard(
@@ -68,8 +65,7 @@ def score_shard(
         return earlier
     started = time.monotonic()
     try:
-        with storage_errors(shard.url), part_writer(path) as part:
-            _write_part(shard, kit, part, folder, path, run_id, storage_block, progress, started)
+        _write_part(shard, kit, folder, path, run_id, storage_block, progress, started)
         return read_part(path)
     except ShardUnfinished as error:
         return without_part(shard, "deferred", f"unfinished: {error}", run_id, time.monotonic() - started)
@@ -79,10 +75,10 @@ def score_shard(
         return without_part(shard, "failed", f"corrupt: {error}", run_id, time.monotonic() - started)
 
 
+@reading_again
 def _write_part(
     shard: Shard,
     kit: ScoringKit,
-    part: PartWriter,
     folder: str,
     path: str,
     run_id: str,
@@ -91,28 +87,27 @@ def _write_part(
     started: float,
 ) -> None:
     members = scored = 0
-    with (
-        open_shard(shard, LIMITS.max_bytes, storage_block) as reader,
-        ThreadPoolExecutor(kit.decode_threads, thread_name_prefix="decode") as pool,
-        _signature_writer(shard, kit, folder) as signatures,
-    ):
-        plan = kit.scorer.crops
-        prepared = in_order(pool, lambda member: prepare(member, plan), reader, window=2 * kit.batch_images)
-        for batch in batches(prepared, kit.batch_images):
-            rows = score_batch(batch, kit, signatures)
-            part.write(rows)
-            members += len(rows)
-            scored += sum(row["reason"] is None for row in rows)
-            progress(members)
-        digest = reader.digest
-        expected = expected_members(shard, storage_block)
-        if expected is not None and members < expected:
-            raise ShardUnfinished(f"{members} members, but its stats file promises {expected}")
-    outcome = ShardOutcome(
-        shard.url, shard.kind, shard.size_bytes, shard.fingerprint, "complete", None, digest,
-        members, scored, members - scored, time.monotonic() - started, run_id, path,
-    )  # fmt: skip
-    part.close_with(outcome)
+    with part_writer(path) as part:
+        with (
+            _signature_writer(shard, kit, folder) as signatures,
+            open_shard(shard, LIMITS.max_bytes, storage_block) as reader,
+        ):
+            plan, pool = kit.scorer.crops, decode_pool(kit.decode_threads)
+            prepared = in_order(pool.threads, lambda member: prepare(member, plan, pool), reader, window=2 * kit.batch_images)
+            for batch in batches(prepared, kit.batch_images):
+                rows = score_batch(batch, kit, signatures)
+                part.write(rows)
+                members += len(rows)
+                scored += sum(row["reason"] is None for row in rows)
+                progress(members)
+            expected = expected_members(shard, storage_block)
+            if expected is not None and members < expected:
+                raise ShardUnfinished(f"{members} members, but its stats file promises {expected}")
+        outcome = ShardOutcome(
+            shard.url, shard.kind, shard.size_bytes, shard.fingerprint, "complete", None, reader.digest,
+            members, scored, members - scored, time.monotonic() - started, run_id, path,
+        )  # fmt: skip
+        part.close_with(outcome)
 
 
 def _signature_writer(shard: Shard, kit: ScoringKit, folder: str) -> AbstractContextManager[SignatureWriter | None]:
@@ -124,12 +119,16 @@ def _signature_writer(shard: Shard, kit: ScoringKit, folder: str) -> AbstractCon
 def in_order(pool: Executor, function: Callable[[T], R], items: Iterable[T], window: int) -> Iterator[R]:
     """``map`` over a pool that keeps the order and never holds more than ``window`` items."""
     pending: deque[Future[R]] = deque()
-    for item in items:
-        pending.append(pool.submit(function, item))
-        if len(pending) >= window:
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) >= window:
+                yield pending.popleft().result()
+        while pending:
             yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
+    finally:  # the pool outlives a reader that fails halfway
+        for future in pending:
+            future.cancel()
 
 
 def batches(prepared: Iterable[Prepared], images: int) -> Iterator[list[Prepared]]:
@@ -166,7 +165,7 @@ def score_batch(batch: list[Prepared], kit: ScoringKit, signatures: SignatureWri
     return rows
 
 
-def shape_of(member: Member, image: DecodedImage) -> ImageShape:
+def shape_of(member: Member, image: DecodedFacts) -> ImageShape:
     """What decides which real images an image can be compared with."""
     return ImageShape(image.width, image.height, image.jpeg_quality, was_resized(member.sidecar))
 

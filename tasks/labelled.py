@@ -13,7 +13,9 @@ from mdmf_core.collections.folder import IMAGE_SUFFIXES
 from mdmf_core.digests import digest_of
 from mdmf_core.errors import LabelError
 from mdmf_core.labelled import LabelledImage, label_of
-from tasks.storage import atomic_path, full_url, open_storage, read_bytes, storage_errors
+from tasks.faults import with_retries
+from tasks.reading import read_bytes
+from tasks.storage import atomic_path, full_url, open_storage
 
 _COLUMNS = {"url": ("url", "path", "file"), "group": ("group", "set", "source", "generator")}
 _LISTING = pa.schema(
@@ -70,9 +72,8 @@ def _thinned(images: list[LabelledImage], most: int) -> list[LabelledImage]:
 
 
 def _from_folder(source: str, part: str, storage_block: str | None) -> list[LabelledImage]:
-    filesystem, root = open_storage(source, storage_block)
-    with storage_errors(source):
-        found = filesystem.find(root, detail=True)
+    filesystem, root = open_storage(source, storage_block, listing=True)
+    found = with_retries(source, filesystem.find, root, detail=True)
     images = []
     for path, entry in sorted(found.items()):
         relative = path.removeprefix(root.rstrip("/") + "/")

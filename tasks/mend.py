@@ -3,16 +3,17 @@
 import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from mdmf_core.collections.folder import FolderDigest
 from mdmf_core.digests import sha256_hex
 from mdmf_core.errors import SourceError
 from mdmf_core.records import ExclusionReason, Member, Shard
+from tasks.decoding import decode_pool
 from tasks.extract import batches, in_order, prepare, score_batch, score_shard
 from tasks.kit import ScoringKit
 from tasks.parts import ShardOutcome, finished_part, part_path, part_writer, read_part
@@ -44,21 +45,25 @@ def mend_shard(
     with (
         part_writer(path) as part,
         pq.ParquetFile(path) as old,
-        ThreadPoolExecutor(kit.decode_threads, thread_name_prefix="decode") as pool,
     ):
+        plan, pool = kit.scorer.crops, decode_pool(kit.decode_threads)
+        digest = FolderDigest()
         for batch in old.iter_batches(_ROWS):
             rows = batch.to_pylist()
             again = [row for row in rows if row["reason"] in reasons]
-            read = in_order(pool, lambda row: _read(row, shard, storage_block), again, 2 * kit.batch_images)
-            prepared = in_order(pool, lambda member: prepare(member, kit.scorer.crops), read, 2 * kit.batch_images)
+            read = in_order(pool.threads, lambda row: _read(row, shard, storage_block), again, 2 * kit.batch_images)
+            prepared = in_order(pool.threads, lambda member: prepare(member, plan, pool), read, 2 * kit.batch_images)
             mended = (row for ready in batches(prepared, kit.batch_images) for row in score_batch(ready, kit, None))
             rows = [_better(row, mended) if row["reason"] in reasons else row for row in rows]
             part.write(rows)
             scored += sum(row["reason"] is None for row in rows)
+            for row in rows:
+                digest.add(row["key"], row["sha256"])
             progress(len(again))
         excluded = before.members - scored
         seconds = time.monotonic() - started
-        part.close_with(replace(before, scored=scored, excluded=excluded, run_id=run_id, seconds=seconds))
+        whole = digest.hex if shard.kind == "folder" else before.digest  # a file that was not read before is now part of it
+        part.close_with(replace(before, digest=whole, scored=scored, excluded=excluded, run_id=run_id, seconds=seconds))
         if scored > before.scored:
             with suppress(FileNotFoundError):
                 os.remove(signatures_path(folder, shard.url, shard.size_bytes, shard.fingerprint, kit.key.scorer_id))

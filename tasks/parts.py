@@ -146,7 +146,11 @@ class PartWriter:
 @contextmanager
 def part_writer(path: str) -> Iterator[PartWriter]:
     """A part that appears under ``path`` only if the block ends well, whole and fsynced; nothing stays otherwise."""
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "wb") as sink,  # the writer would leave its own file open when the disk is full
+        pq.ParquetWriter(sink, SCHEMA, compression="zstd") as writer,
+    ):
         yield PartWriter(writer)
 
 

@@ -5,15 +5,15 @@ import shutil
 import uuid
 
 from mdmf_core.errors import ArtifactError
-from tasks.storage import open_storage, storage_errors
+from tasks.faults import storage_errors
+from tasks.storage import disk_errors, entry_of, open_storage, write_bytes
 
 
 def require_new(directory: str, storage_block: str | None) -> None:
     """Raises ArtifactError when the directory is there already."""
     filesystem, path = open_storage(directory, storage_block)
-    with storage_errors(directory):
-        if filesystem.exists(path):
-            raise ArtifactError(f"{directory} exists; what is published does not change: choose another name")
+    if entry_of(directory, filesystem, path) is not None:
+        raise ArtifactError(f"{directory} exists; what is published does not change: choose another name")
 
 
 def publish(directory: str, contents: dict[str, bytes], storage_block: str | None) -> None:
@@ -32,12 +32,12 @@ def write_directory(directory: str, contents: dict[str, bytes], storage_block: s
     Raises:
         OSError: a local directory is there already.
     """
-    filesystem, path = open_storage(directory, storage_block)
-    with storage_errors(directory):
-        if "://" in directory:
-            for name, data in contents.items():  # the card comes last; without it this is no bank
-                filesystem.pipe_file(f"{path}/{name}", data)
-            return
+    if "://" in directory:
+        for name, data in contents.items():  # the card comes last; without it this is no bank
+            write_bytes(f"{directory}/{name}", data, storage_block)
+        return
+    _, path = open_storage(directory, storage_block)
+    with storage_errors(directory), disk_errors(path):
         temporary = f"{path}.{uuid.uuid4().hex}.tmp"
         os.makedirs(temporary)
         try:

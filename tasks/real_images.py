@@ -4,7 +4,6 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,9 +17,10 @@ from mdmf_core.domains import cluster
 from mdmf_core.errors import MdmfError, ShardCorrupt, ShardUnfinished
 from mdmf_core.records import ImageShape, Member
 from mdmf_core.scoring import Scorer
+from tasks.decoding import decode_pool
 from tasks.extract import LIMITS, Prepared, batches, in_order, prepare, shape_of
+from tasks.faults import storage_errors
 from tasks.shards import list_shards, open_shard
-from tasks.storage import storage_errors
 
 Progress = Callable[[int], None]  # is told the usable images so far
 
@@ -143,15 +143,14 @@ def _domain(member: Member, sidecar: dict[str, Any], domains: str) -> str:
 
 def _images(source: str, scorer: Scorer, most: int, storage_block: str | None) -> Iterator[Prepared]:
     """Up to ``most`` prepared members of a collection; shards that cannot be read are an error, not a gap."""
-    count = 0
-    with ThreadPoolExecutor(max(1, (os.cpu_count() or 2) - 1)) as pool:
-        for shard in list_shards(source, 1000, storage_block):
-            try:
-                with storage_errors(shard.url), open_shard(shard, LIMITS.max_bytes, storage_block) as reader:
-                    for item in in_order(pool, lambda member: prepare(member, scorer.crops), reader, window=64):
-                        if count == most:
-                            return
-                        yield item
-                        count += item.crops is not None
-            except (ShardUnfinished, ShardCorrupt) as error:
-                raise MdmfError(f"{shard.url}: {error}") from error
+    count, pool = 0, decode_pool(max(1, (os.cpu_count() or 2) - 1))
+    for shard in list_shards(source, 1000, storage_block):
+        try:
+            with storage_errors(shard.url), open_shard(shard, LIMITS.max_bytes, storage_block) as reader:
+                for item in in_order(pool.threads, lambda member: prepare(member, scorer.crops, pool), reader, window=64):
+                    if count == most:
+                        return
+                    yield item
+                    count += item.crops is not None
+        except (ShardUnfinished, ShardCorrupt) as error:
+            raise MdmfError(f"{shard.url}: {error}") from error

@@ -15,8 +15,8 @@ from mdmf_core.scorers import CARD as SCORER
 from mdmf_core.scorers import backbone_scorer, choose_device, is_backbone, scorer_from_files
 from mdmf_core.scoring import Scorer
 from tasks.kit import ScoringKit
+from tasks.reading import read_bytes
 from tasks.registry import find
-from tasks.storage import read_bytes
 from tasks.warehouse import connect, migrate
 
 DEFAULT = "default"

@@ -1,5 +1,6 @@
 """Planning a collection and opening its shards."""
 
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -15,9 +16,11 @@ from mdmf_core.collections.source import expand_braces, shard_kind
 from mdmf_core.collections.tar import TarReader
 from mdmf_core.collections.text import readable
 from mdmf_core.digests import sha256_hex
-from mdmf_core.errors import ShardUnfinished, SourceError
-from mdmf_core.records import Shard
-from tasks.storage import full_url, open_storage, read_bytes, storage_errors
+from mdmf_core.errors import ShardUnfinished, SourceError, SourceRefused
+from mdmf_core.records import ExclusionReason, ImageExcluded, Shard
+from tasks.faults import Budget, storage_errors, with_retries
+from tasks.reading import SteadyFile, open_shard_file, read_bytes, read_range
+from tasks.storage import entry_of, fingerprint, full_url, open_storage
 
 Reader = TarReader | ParquetReader | FolderReader
 _STATS = "_stats.json"  # img2dataset writes NNNNN_stats.json last: without it NNNNN.tar is unfinished
@@ -35,23 +38,24 @@ def list_shards(source: str, images_per_slice: int, storage_block: str | None = 
     shards: list[Shard] = []
     listings: dict[str, dict[str, dict[str, Any]]] = {}
     for url in expand_braces(source):
-        filesystem, path = open_storage(url, storage_block)
-        with storage_errors(url):
-            if "*" in path or "?" in path:
-                found = sorted(filesystem.glob(path))
-            elif shard_kind(path) is None:
-                if not filesystem.isdir(path):
-                    raise SourceError(f"{url}: neither a folder nor a .tar or .parquet shard, or it does not exist")
-                found = _folder_shards(filesystem, path)
-                if not found:
-                    shards += _slices(filesystem, path, images_per_slice)
-            else:
-                found = [path]
-            for shard_path in found:
-                folder = os.path.dirname(shard_path)
-                if folder not in listings:
-                    listings[folder] = _listing(filesystem, folder)
-                shards.append(_shard(filesystem, shard_path, listings[folder]))
+        filesystem, path = open_storage(url, storage_block, listing=True)
+        if not listings:
+            filesystem.invalidate_cache()  # what an earlier run in this process saw
+        if "*" in path or "?" in path:
+            found = sorted(with_retries(url, filesystem.glob, path))
+        elif shard_kind(path) is None:
+            if (entry_of(url, filesystem, path) or {}).get("type") != "directory":
+                raise SourceError(f"{url}: neither a folder nor a .tar or .parquet shard, or it does not exist")
+            found = _folder_shards(filesystem, path)
+            if not found:
+                shards += _slices(filesystem, path, images_per_slice)
+        else:
+            found = [path]
+        for shard_path in found:
+            folder = os.path.dirname(shard_path)
+            if folder not in listings:
+                listings[folder] = _listing(filesystem, folder)
+            shards.append(_shard(filesystem, shard_path, listings[folder]))
     if not shards or all(shard.size_bytes < 0 for shard in shards):
         raise SourceError(f"{source}: no shards or images there. Check the path, the pattern and the bucket")
     return shards
@@ -68,10 +72,13 @@ def _folder_shards(filesystem: fsspec.AbstractFileSystem, path: str) -> list[str
 
 
 def _listing(filesystem: fsspec.AbstractFileSystem, folder: str) -> dict[str, dict[str, Any]]:
-    try:
-        return {entry["name"]: entry for entry in filesystem.ls(folder, detail=True)}
-    except FileNotFoundError:
-        return {}
+    def entries() -> dict[str, dict[str, Any]]:
+        try:
+            return {entry["name"]: entry for entry in filesystem.ls(folder, detail=True)}
+        except FileNotFoundError:
+            return {}
+
+    return with_retries(full_url(filesystem, folder), entries)
 
 
 def _shard(filesystem: fsspec.AbstractFileSystem, path: str, listing: dict[str, dict[str, Any]]) -> Shard:
@@ -85,7 +92,7 @@ def _shard(filesystem: fsspec.AbstractFileSystem, path: str, listing: dict[str, 
         return Shard(url, kind, -1, "", unfinished="not there (yet)")
     if not _is_file(entry):
         return Shard(url, kind, 0, "", unfinished="a FIFO, device, socket, folder or broken link, not a file")
-    shard = Shard(url, kind, int(entry["size"]), _fingerprint(entry))
+    shard = Shard(url, kind, int(entry["size"]), fingerprint(entry))
     stem = path.rpartition(".")[0]
     if kind == "tar" and stem + _STATS not in listing and any(name.endswith(_STATS) for name in listing):
         return replace(shard, unfinished=f"no {os.path.basename(stem)}{_STATS} yet: img2dataset is still writing it")
@@ -97,25 +104,19 @@ def _is_file(entry: dict[str, Any]) -> bool:
     return entry["type"] == "file" or (entry.get("islink", False) and os.path.isfile(entry["name"]))
 
 
-def _fingerprint(entry: dict[str, Any]) -> str:
-    tag = entry.get("ETag") or entry.get("etag")
-    changed = entry.get("LastModified") or entry.get("mtime") or entry.get("last_modified") or ""
-    return str(tag).strip('"') if tag else f"{entry['size']}-{changed}"
-
-
 def _slices(filesystem: fsspec.AbstractFileSystem, path: str, per_slice: int) -> list[Shard]:
     root = path.rstrip("/") + "/"
+    url = full_url(filesystem, path.rstrip("/"))
     found = {
         name.removeprefix(root): entry
-        for name, entry in filesystem.find(path, detail=True).items()
+        for name, entry in with_retries(url, filesystem.find, path, detail=True).items()
         if name.lower().endswith(IMAGE_SUFFIXES) and _is_file(entry)
     }
     parts = slices(found, per_slice)
-    url = full_url(filesystem, path.rstrip("/"))
     shards = []
     for number, keys in enumerate(parts):
         entries = [found[key] for key in keys]
-        state = json.dumps([[key, _fingerprint(entry)] for key, entry in zip(keys, entries, strict=True)])
+        state = json.dumps([[key, fingerprint(entry)] for key, entry in zip(keys, entries, strict=True)])
         size = sum(int(entry["size"]) for entry in entries)
         name = f"{url}#slice={number}of{len(parts)}"
         shards.append(Shard(name, "folder", size, sha256_hex(state.encode()), keys=keys))
@@ -124,48 +125,56 @@ def _slices(filesystem: fsspec.AbstractFileSystem, path: str, per_slice: int) ->
 
 @contextmanager
 def open_shard(shard: Shard, max_bytes: int, storage_block: str | None = None) -> Iterator[Reader]:
-    """A reader over the shard's members.
+    """A reader over the shard's members. What is wrong with the bytes as a whole is said when the block ends.
 
     Raises:
-        ShardUnfinished: the listing already says so, or the file is gone.
-        SourceError: the store refuses.
+        ShardUnfinished: the listing already says so, or the file changed since or meanwhile.
+        SourceError: the store refuses, or failed too often, or gave other bytes than those of its checksum.
     """
     if shard.unfinished:
         raise ShardUnfinished(shard.unfinished)
     if shard.kind == "folder":
         yield _folder_reader(shard, max_bytes, storage_block)
         return
-    filesystem, path = open_storage(shard.url, storage_block)
-    with filesystem.open(path, "rb", block_size=8 * 2**20, cache_type="readahead") as file:
+    with open_shard_file(shard, storage_block) as file:
         yield TarReader(file, shard.size_bytes, max_bytes) if shard.kind == "tar" else ParquetReader(file, max_bytes)
 
 
 def expected_members(shard: Shard, storage_block: str | None = None) -> int | None:
-    """Images that the shard's own ``_stats.json`` promises; None without one."""
+    """Images that the shard's own ``_stats.json`` promises; None without one.
+
+    Raises:
+        SourceError: the store does not say.
+    """
     if shard.kind != "tar":
         return None
     try:
         stats = json.loads(read_bytes(shard.url.removesuffix(".tar") + _STATS, storage_block))
         return int(stats["successes"])
-    except (SourceError, KeyError, TypeError, ValueError):
+    except (SourceRefused, KeyError, TypeError, ValueError):
         return None
 
 
 def _folder_reader(shard: Shard, max_bytes: int, storage_block: str | None) -> FolderReader:
-    folder = shard.url.rpartition("#slice=")[0]
-    filesystem, root = open_storage(folder, storage_block)
+    """All files of the slice share one budget; one that is gone or denied is an exclusion."""
+    filesystem, root = open_storage(shard.url.rpartition("#slice=")[0], storage_block)
+    budget = Budget.of_shard()
 
-    def size(key: str) -> int:
-        return int(filesystem.size(f"{root}/{key}"))
-
-    def read(key: str) -> bytes | None:
-        return filesystem.cat_file(f"{root}/{key}") if size(key) <= max_bytes else None
+    def read(key: str) -> tuple[bytes | None, int]:
+        try:
+            with SteadyFile(filesystem, f"{root}/{key}", budget) as file:
+                return (file.readall() if file.size <= max_bytes else None), file.size
+        except SourceRefused as error:
+            raise ImageExcluded(ExclusionReason.STORAGE, str(error)) from error
 
     def caption(key: str) -> str | None:
-        path = f"{root}/{key.rpartition('.')[0]}.txt"
-        return filesystem.cat_file(path).decode("utf-8", "replace") if filesystem.isfile(path) else None
+        try:
+            with SteadyFile(filesystem, f"{root}/{key.rpartition('.')[0]}.txt", budget) as file:
+                return file.readall().decode("utf-8", "replace")
+        except SourceRefused:
+            return None
 
-    return FolderReader(shard.keys, read, size, caption)
+    return FolderReader(shard.keys, read, caption)
 
 
 def read_member(shard_url: str, kind: str, key: str, locator: int | None, size: int, storage_block: str | None = None) -> bytes:
@@ -176,10 +185,8 @@ def read_member(shard_url: str, kind: str, key: str, locator: int | None, size: 
     """
     if kind == "folder":
         return read_bytes(f"{shard_url.rpartition('#slice=')[0]}/{key}", storage_block)
-    filesystem, path = open_storage(shard_url, storage_block)
-    with storage_errors(shard_url):
-        if kind == "tar":
-            data: bytes = filesystem.cat_file(path, start=locator, end=(locator or 0) + size)
-            return data
-        with filesystem.open(path, "rb") as file:
-            return parquet_row(file, locator or 0)
+    if kind == "tar":
+        return read_range(shard_url, locator or 0, size, storage_block)
+    raw = SteadyFile(*open_storage(shard_url, storage_block), Budget.of_small_request())
+    with storage_errors(shard_url), io.BufferedReader(raw) as file:
+        return parquet_row(file, locator or 0)

@@ -9,8 +9,10 @@ from typing import Annotated
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from pydantic import BaseModel, Field
 
+from mdmf_core.errors import WarehouseHeld
 from tasks.artifacts import group_name, landing_name, short_source
 from tasks.kit import ScoringKit
 from tasks.landing import land
@@ -151,7 +153,12 @@ def progress_log(name: str) -> Callable[[int], None]:
     return progress
 
 
-@task(cache_policy=NO_CACHE, task_run_name=landing_name, retries=2, retry_delay_seconds=5)
+def _may_pass(_: object, __: object, state: State[object]) -> bool:
+    """Whether landing is worth another try; after an hour of waiting for the warehouse it is not."""
+    return not isinstance(state.result(raise_on_failure=False), WarehouseHeld)
+
+
+@task(cache_policy=NO_CACHE, task_run_name=landing_name, retries=2, retry_delay_seconds=5, retry_condition_fn=_may_pass)
 def land_group(settings: CurateSettings, outcomes: list[ShardOutcome]) -> None:
     """Commits the outcomes of one group, and gives their leases back."""
     key = settings.kit().key

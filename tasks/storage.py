@@ -1,8 +1,10 @@
 """Files behind a URL: local disk or any object store that fsspec knows."""
 
+import errno
 import hashlib
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +15,9 @@ import fsspec
 from fsspec.core import url_to_fs
 from prefect.blocks.system import Secret
 
-from mdmf_core.errors import SourceError
+from mdmf_core.errors import SourceError, WarehouseError
+from tasks import faults
+from tasks.faults import storage_errors, with_retries
 
 _USER = re.compile(r"://[^/?#]*@|://[^/?#:]+:(?!:|\d{1,5}(?:[/?#]|$))")  # a key's secret may itself hold a slash
 _SIGNED = re.compile(r"://.*[?&;](x-amz-|x-goog-|awsaccesskeyid|signature|sig|token|key|secret|password)[^=&]*=", re.IGNORECASE)
@@ -30,12 +34,13 @@ def _block_options(block: str) -> dict[str, Any]:
     return value
 
 
-def open_storage(url: str, block: str | None = None) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The filesystem of ``url`` and the path on it.
+def open_storage(url: str, block: str | None = None, listing: bool = False) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The filesystem of ``url`` and the path on it. S3 clients try once: ``Budget`` alone tries again.
 
     Args:
         url: a local path, ``s3://...``, or any fsspec URL. S3 takes the standard AWS variables, AWS_ENDPOINT_URL included.
         block: name of a Prefect ``Secret`` block with fsspec options, in place of the AWS variables.
+        listing: for a listing, whose pages the S3 client tries again one by one: a thousand pages would never come at once.
 
     Raises:
         SourceError: no such protocol, or the URL carries credentials: logs and the warehouse record every URL.
@@ -43,9 +48,17 @@ def open_storage(url: str, block: str | None = None) -> tuple[fsspec.AbstractFil
     refuse_credentials(url)
     options = _block_options(block) if block and "://" in url else {}
     try:
-        filesystem, path = url_to_fs(url, **options)
+        if not url.startswith(("s3://", "s3a://")):
+            filesystem, path = url_to_fs(url, **options)
+            return filesystem, path
+        filesystem, path = url_to_fs(url, **_s3_options(options, 1))
+        if listing:
+            cache = filesystem.dircache  # so that what was listed need not be asked for again
+            filesystem, path = url_to_fs(url, **_s3_options(options, faults.LIMITS.page_tries))
+            filesystem.dircache = cache
     except (ImportError, ValueError) as error:
         raise SourceError(f"{url}: {error}") from error
+    filesystem.retries = 1
     return filesystem, path
 
 
@@ -58,35 +71,49 @@ def refuse_credentials(url: str) -> None:
         )
 
 
+def _s3_options(options: dict[str, Any], tries: int) -> dict[str, Any]:
+    config = {"retries": {"total_max_attempts": tries, "mode": "standard"}, "read_timeout": faults.LIMITS.stall}
+    return options | {"config_kwargs": config | options.get("config_kwargs", {})}
+
+
 def full_url(filesystem: fsspec.AbstractFileSystem, path: str) -> str:
     """The one spelling under which a path is recorded: absolute for local files, with its protocol otherwise."""
     protocol = filesystem.protocol if isinstance(filesystem.protocol, str) else filesystem.protocol[0]
     return path if protocol == "file" else f"{protocol}://{path}"
 
 
-@contextmanager
-def storage_errors(url: str) -> Iterator[None]:
-    """Turns what stores raise into one clear SourceError that names the URL."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise SourceError(f"{url}: not found. Check the path, the bucket name and AWS_ENDPOINT_URL") from error
-    except PermissionError as error:
-        raise SourceError(f"{url}: access denied. Check the credentials and the bucket's policy") from error
-    except OSError as error:
-        raise SourceError(f"{url}: {type(error).__name__}: {error}") from error
-    except Exception as error:
-        if type(error).__module__.split(".")[0] not in ("botocore", "aiobotocore", "aiohttp"):
-            raise
-        raise SourceError(f"{url}: {type(error).__name__}: {error}") from error
+def fingerprint(entry: dict[str, Any]) -> str:
+    """Of a listing's entry: changes when the store says that the content may have changed."""
+    tag = entry.get("ETag") or entry.get("etag")
+    changed = entry.get("LastModified") or entry.get("mtime") or entry.get("last_modified") or ""
+    return str(tag).strip('"') if tag else f"{entry['size']}-{changed}"
 
 
-def read_bytes(url: str, block: str | None = None) -> bytes:
-    """One small file, whole."""
+def entry_of(url: str, filesystem: fsspec.AbstractFileSystem, path: str) -> dict[str, Any] | None:
+    """What the store says about a file or a folder; None if it is not there.
+
+    Raises:
+        SourceError: the store does not say.
+    """
+
+    def info() -> dict[str, Any] | None:
+        try:
+            entry: dict[str, Any] = filesystem.info(path)
+        except FileNotFoundError:
+            return None
+        return entry
+
+    return with_retries(url, info)
+
+
+def write_bytes(url: str, data: bytes, block: str | None = None) -> None:
+    """Writes one file so that readers see all of it or what was there before. Once more changes nothing."""
     filesystem, path = open_storage(url, block)
-    with storage_errors(url):
-        data: bytes = filesystem.cat_file(path)
-    return data
+    if "://" in url:
+        with_retries(url, filesystem.pipe_file, path, data)
+        return
+    with storage_errors(url), atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.write(data)
 
 
 def file_sha256(path: str) -> str:
@@ -97,19 +124,50 @@ def file_sha256(path: str) -> str:
 
 @contextmanager
 def atomic_path(path: str) -> Iterator[str]:
-    """A temporary name beside a local ``path``, fsynced and renamed to it when the block ends well, removed otherwise."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
+    """A temporary name beside a local ``path``, fsynced and renamed to it when the block ends well, removed otherwise.
+
+    Raises:
+        WarehouseError: the disk is full or read-only.
+    """
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(os.path.dirname(path), os.O_RDONLY)
+    with disk_errors(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         try:
-            os.fsync(folder)  # the rename itself must survive a power cut
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            folder = os.open(os.path.dirname(path), os.O_RDONLY)
+            try:
+                os.fsync(folder)  # the rename itself must survive a power cut
+            finally:
+                os.close(folder)
         finally:
-            os.close(folder)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+            if os.path.exists(temporary):
+                os.remove(temporary)
+
+
+@contextmanager
+def disk_errors(path: str) -> Iterator[None]:
+    """Says plainly that the disk of a local file is full or read-only, which is no fault of what was being read.
+
+    Raises:
+        WarehouseError: one of those.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EROFS:
+            raise WarehouseError(f"{path}: its disk is read-only; make it writable, or choose another place") from error
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise disk_full(path, str(error)) from error
+
+
+def disk_full(path: str, said: str) -> WarehouseError:
+    """What to do about a full disk."""
+    folder = os.path.dirname(path)
+    return WarehouseError(
+        f"no space for {path}: {shutil.disk_usage(folder).free / 2**20:.1f} MiB are left on its disk. Free some and run again; "
+        f"nothing that is finished is lost ({' '.join(said.split())})"
+    )

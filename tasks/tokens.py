@@ -21,7 +21,8 @@ from mdmf_core.records import ImageExcluded, ImageShape
 from mdmf_core.regenerate import SPECS, TILE, Regenerator, train_regenerator
 from mdmf_core.scoring import Scorer
 from tasks.extract import LIMITS
-from tasks.storage import atomic_path, read_bytes
+from tasks.reading import read_bytes
+from tasks.storage import atomic_path
 
 VERSION = "tokens-1"  # raise when a change in augmentation or regeneration makes cached tokens stale
 _CHUNK = 64  # images

@@ -20,6 +20,7 @@ from prefect import get_run_logger
 from prefect.exceptions import MissingContextError
 
 from mdmf_core.errors import WarehouseError, WarehouseHeld
+from tasks.storage import disk_full
 
 # Readable by the DuckDB shells of 1.5 and 2.x alike.
 STORAGE_VERSION = "v1.5.0"
@@ -55,7 +56,7 @@ def connect(warehouse: str, read_only: bool = False, patience: float | None = No
         patience: seconds to wait at most; by default two minutes to read and ten to write.
 
     Raises:
-        WarehouseError: not there (read-only), not a DuckDB file, not writable, or (read-only) written by another version.
+        WarehouseError: not there (read-only), not a DuckDB file, not writable, full, or (read-only) of another version.
         WarehouseHeld: others held it for longer than ``patience``.
     """
     with opened(warehouse, read_only, patience) as connection:
@@ -77,7 +78,7 @@ def opened(warehouse: str, read_only: bool, patience: float | None = None) -> It
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
         except OSError as error:
-            raise WarehouseError(f"cannot open warehouse {path}: check the path and its permissions ({error})") from error
+            raise WarehouseError(f"cannot open warehouse {path}: {_advice(str(error))} ({error})") from error
     elif not os.path.exists(path):
         raise WarehouseError(f"no warehouse at {path}; run `mdmf curate SOURCE --warehouse {warehouse}` first")
     if patience is None:
@@ -85,6 +86,10 @@ def opened(warehouse: str, read_only: bool, patience: float | None = None) -> It
     connection = _open_in_turn(path, read_only, patience)
     try:
         yield connection
+    except duckdb.Error as error:
+        if "No space left" not in str(error):
+            raise
+        raise disk_full(path, str(error)) from error
     finally:
         connection.close()
 
@@ -112,7 +117,7 @@ def _open_in_turn(path: str, read_only: bool, patience: float) -> duckdb.DuckDBP
             holder = _holder(str(error))
             if holder is None:
                 reason = str(error).splitlines()[0]
-                raise WarehouseError(f"cannot open warehouse {path}: check the path and its permissions ({reason})") from error
+                raise WarehouseError(f"cannot open warehouse {path}: {_advice(reason)} ({reason})") from error
             waited = time.monotonic() - started
             if waited >= patience:
                 raise WarehouseHeld(
@@ -130,6 +135,12 @@ def _open_in_turn(path: str, read_only: bool, patience: float) -> duckdb.DuckDBP
                 notice = waited + _NOTICE
             time.sleep(min(pause * random.uniform(0.5, 1.5), patience - waited))  # noqa: S311 - jitter, not a secret
             pause = min(pause * 1.5, 2.0)
+
+
+def _advice(said: str) -> str:
+    if "read-only file system" in said.lower():
+        return "its disk is read-only; make it writable, or choose another place"
+    return "check the path and its permissions"
 
 
 def _holder(error: str) -> str | None:

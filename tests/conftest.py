@@ -1,6 +1,10 @@
 """Shared fixtures: a tiny real ViT with its bank, a Prefect server, the curate flow."""
 
 import os
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,16 +13,21 @@ os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
 
 import pytest
+import s3fs
 import timm
 import torch
 from fabricate import build_settings, encoded
+from fault_proxy import FaultProxy, fault_proxy
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_HOME, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 from safetensors.torch import save_file
 
+from tasks import faults
 from tasks.banks import build
 from tasks.kit import ScoringKit
 from tasks.scorers import load_kit, load_scorer
+
+KEY, SECRET = "curator", "a-secret-of-the-tests"
 
 
 @pytest.fixture(scope="session")
@@ -79,3 +88,53 @@ def curate(prefect_server: None, tiny_scorer: str, tiny_bank: str, tmp_path: Pat
         return flow(source=str(source), **defaults | parameters)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """(folder behind the bucket `corpus`, endpoint URL)."""
+    root = tmp_path_factory.mktemp("s3")
+    (root / "corpus").mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    rclone = Path(sys.executable).with_name("rclone")
+    command = [str(rclone), "serve", "s3", "--auth-key", f"{KEY},{SECRET}", "--addr", f"127.0.0.1:{port}", str(root)]
+    command += ["--vfs-cache-mode", "off", "--dir-cache-time", "1ms"]  # with 0s rclone spins in new folders
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield root / "corpus", f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture
+def signed_in(bucket: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Standard AWS variables that let one in."""
+    folder, endpoint = bucket
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    return folder
+
+
+@pytest.fixture
+def proxied(signed_in: Path, bucket: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """A proxy that breaks requests to the bucket, and limits so small that no test waits for long."""
+    limits = faults.StorageLimits(tries=12, small_tries=6, page_tries=1, pause=0.001, longest_pause=0.01)
+    monkeypatch.setattr(faults, "LIMITS", limits)
+    with fault_proxy(bucket[1]) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        yield proxy
+        s3fs.S3FileSystem.clear_instance_cache()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mdmf_core.collections.text import readable
 from mdmf_core.digests import sha256_hex
-from mdmf_core.records import ExclusionReason, Member
+from mdmf_core.records import ExclusionReason, ImageExcluded, Member
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
 
@@ -28,36 +28,53 @@ def slices(keys: Iterable[str], per_slice: int) -> list[tuple[str, ...]]:
     return [tuple(part) for part in dealt if part]
 
 
+class FolderDigest:
+    """Of a slice: over the key and the bytes' sha256 of every file, in order, so that one file can be read again alone."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+
+    def add(self, key: str, sha256: str) -> None:
+        self._sha256.update(f"{len(key)}:{key}:{sha256}:".encode())
+
+    @property
+    def hex(self) -> str:
+        return self._sha256.hexdigest()
+
+
 class FolderReader:
     """Iterates the files of one slice. After the last one, ``digest`` covers every key and every byte.
 
     Args:
         keys: paths relative to the folder.
-        read: gives the bytes of a key, or None when the file is above the byte limit.
-        size: gives the size of a key in bytes.
+        read: gives the bytes of a key, or None when the file is above the byte limit, and its size. Raises ImageExcluded
+            for a file that cannot be had.
         caption: gives the text beside a key (same stem, ``.txt``), or None.
     """
 
     def __init__(
         self,
         keys: Sequence[str],
-        read: Callable[[str], bytes | None],
-        size: Callable[[str], int],
+        read: Callable[[str], tuple[bytes | None, int]],
         caption: Callable[[str], str | None],
     ) -> None:
-        self._keys, self._read, self._size, self._caption = keys, read, size, caption
-        self._sha256 = hashlib.sha256()
+        self._keys, self._read, self._caption = keys, read, caption
+        self._digest = FolderDigest()
 
     @property
     def digest(self) -> str:
-        return self._sha256.hexdigest()
+        return self._digest.hex
 
     def __iter__(self) -> Iterator[Member]:
         for key in self._keys:
-            data, size = self._read(key), self._size(key)
-            self._sha256.update(f"{len(key)}:{key}:{size}:".encode("utf-8", "surrogateescape"))
-            self._sha256.update(data or b"")
             name = readable(key)
+            try:
+                data, size = self._read(key)
+            except ImageExcluded as excluded:
+                self._digest.add(name, sha256_hex(b""))
+                yield Member(name, b"", 0, excluded=excluded.reason, detail=excluded.detail)
+                continue
+            self._digest.add(name, sha256_hex(data or b""))
             if data is None:
                 yield Member(name, b"", size, excluded=ExclusionReason.TOO_LARGE, detail=f"{size} bytes")
             else:

@@ -1,16 +1,12 @@
 """The same flow through s3:// against a real S3 server that checks signatures."""
 
 import shutil
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import s3fs
+from conftest import KEY, SECRET
 from fabricate import CONTENT, build_settings, write_labelled, write_shard
 from prefect.blocks.system import Secret
 
@@ -20,47 +16,6 @@ from tasks.scorers import load_kit, load_scorer
 from tasks.shards import list_shards
 from tasks.storage import _block_options
 from tasks.warehouse import query
-
-KEY, SECRET = "curator", "a-secret-of-the-tests"
-
-
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    """(folder behind the bucket `corpus`, endpoint URL)."""
-    root = tmp_path_factory.mktemp("s3")
-    (root / "corpus").mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    rclone = Path(sys.executable).with_name("rclone")
-    command = [str(rclone), "serve", "s3", "--auth-key", f"{KEY},{SECRET}", "--addr", f"127.0.0.1:{port}", str(root)]
-    command += ["--vfs-cache-mode", "off", "--dir-cache-time", "1ms"]  # with 0s rclone spins in new folders
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        yield root / "corpus", f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait()
-
-
-@pytest.fixture
-def signed_in(bucket, monkeypatch) -> Path:
-    """Standard AWS variables that let one in."""
-    folder, endpoint = bucket
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": KEY,
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    return folder
 
 
 def test_s3_gives_the_same_rows_as_local_disk(curate, signed_in, tmp_path):
