@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from mdmf_core.digests import sha256_hex
 from mdmf_core.errors import MdmfError
+from tasks.reading import read_bytes
 from tasks.review_files import Review, parse, refuse
-from tasks.storage import read_bytes
 from tasks.warehouse import connect, migrate, opened, transaction
 
 
