@@ -6,6 +6,7 @@ The number grows with every owner, and landing refuses rows of a lower one than 
 through its expiry cannot get past its successor, whatever it believes.
 """
 
+import errno
 import json
 import os
 import socket
@@ -64,7 +65,8 @@ def owner(folder: str, run_id: str, heartbeat: float = HEARTBEAT) -> Iterator[st
         os.makedirs(os.path.join(folder, "held"), exist_ok=True)
         _write_once(path, process)
     except OSError as error:
-        raise WarehouseError(f"cannot open warehouse: {folder} beside it cannot be written ({error})") from error
+        advice = "its disk is read-only" if error.errno == errno.EROFS else "check the path and its permissions"
+        raise WarehouseError(f"cannot open warehouse: {folder} beside it cannot be written: {advice} ({error})") from error
     stop = threading.Event()
 
     def beat() -> None:

@@ -5,17 +5,19 @@ import os
 from pathlib import Path
 
 import pytest
-from fabricate import encoded, write_shard
+from fabricate import encoded, write_folder, write_shard
 
 from mdmf_core.errors import MdmfError
 from mdmf_core.images import ImageLimits
 from mdmf_core.records import ExclusionReason
 from tasks import extract
+from tasks.content import content_digest
+from tasks.decoding import DecodePool
 from tasks.parts import part_path, work_name
 from tasks.retry import require_retryable
 from tasks.scorers import load_kit
 from tasks.shards import list_shards
-from tasks.warehouse import leases_folder, parts_folder, query
+from tasks.warehouse import connect, leases_folder, parts_folder, query
 
 ROWS = "SELECT * EXCLUDE (run_id, scored_at) FROM scored ORDER BY key"
 
@@ -41,11 +43,19 @@ def overwrite_in_place(path: Path, old: bytes, new: bytes) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def test_only_the_members_of_the_reason_are_read_and_only_their_rows_change(curate, retry, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def small_decoders():
+    """Decoders that take no image above 100,000 pixels."""
+    pool = DecodePool(1, ImageLimits(max_pixels=100_000))
+    yield lambda workers: pool
+    pool.close()
+
+
+def test_only_members_of_the_reason_are_read_and_only_their_rows_change(curate, retry, small_decoders, tmp_path, monkeypatch):
     warehouse = str(tmp_path / "warehouse.duckdb")
     large = encoded(7, width=400, height=300)
     source = write_shard(tmp_path / "00000.tar", range(3), {"large.jpg": large, "large.txt": b"big", "page.jpg": b"<html>"})
-    monkeypatch.setattr(extract, "LIMITS", ImageLimits(max_pixels=100_000))
+    monkeypatch.setattr(extract, "decode_pool", small_decoders)
     assert curate(source).excluded == 2
     before = query(warehouse, ROWS)
     monkeypatch.undo()
@@ -66,9 +76,9 @@ def test_only_the_members_of_the_reason_are_read_and_only_their_rows_change(cura
     assert retry("too_large", force=True).complete == 0
 
 
-def test_kept_signatures_that_lack_the_mended_members_go(curate, retry, tmp_path, monkeypatch):
+def test_kept_signatures_that_lack_the_mended_members_go(curate, retry, small_decoders, tmp_path, monkeypatch):
     source = write_shard(tmp_path / "00000.tar", range(2), {"large.jpg": encoded(7, width=400, height=300)})
-    monkeypatch.setattr(extract, "LIMITS", ImageLimits(max_pixels=100_000))
+    monkeypatch.setattr(extract, "decode_pool", small_decoders)
     curate(source, keep_signatures=1)
     kept = tmp_path / "warehouse.duckdb.parts" / "signatures"
     assert len(list(kept.iterdir())) == 1
@@ -173,3 +183,24 @@ def test_what_another_try_cannot_change_is_refused(reason, force, message):
 def test_passing_reasons_need_no_force():
     require_retryable(tuple(reason for reason in ExclusionReason if reason.passing), False)
     require_retryable(("undecodable", "corrupt"), True)
+
+
+def test_a_file_that_the_store_did_not_give_is_read_again_alone(curate, retry, proxied, signed_in, tmp_path):
+    write_folder(signed_in / "pictures", range(5))
+    undisturbed = tmp_path / "undisturbed.duckdb"
+    curate("s3://corpus/pictures", warehouse=str(undisturbed))
+    warehouse = tmp_path / "warehouse.duckdb"
+    proxied.touches = lambda method, path: path.endswith("/3.jpg")
+    proxied.chances = {"404": 1.0}
+    first = curate("s3://corpus/pictures")
+    assert (first.complete, first.scored, first.excluded) == (1, 4, 1)
+    assert list(query(str(warehouse), "SELECT key, reason FROM excluded").iloc[0]) == ["3.jpg", "storage"]
+    assert retry("storage").excluded == 1  # it is not there yet
+    proxied.calm()
+    second = retry("storage")
+    assert (second.members, second.scored) == (5, 5)
+    digests = []
+    for path in (undisturbed, warehouse):
+        with connect(str(path), read_only=True) as connection:
+            digests.append(content_digest(connection))
+    assert digests[0] == digests[1]
