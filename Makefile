@@ -3,7 +3,7 @@ PYTHON ?= python3
 DATA ?= ../shared/data
 BIN := .venv/bin
 
-.PHONY: demo test chaos audit default-scorer clean
+.PHONY: demo test chaos audit default-scorer schema clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed  ## install, run the main job on the bundled shards, print what it found
@@ -39,6 +39,9 @@ audit: .venv/installed-dev  ## look up what is installed among the known vulnera
 
 default-scorer: .venv/installed  ## train the bundled scorer again: make default-scorer DATA=../shared/data
 	@$(BIN)/python scorers/build_default.py $(DATA) scorers/default
+
+schema: .venv/installed  ## write docs/schema.md anew from the warehouse's own comments
+	@$(BIN)/python docs/schema.py
 
 clean:  ## remove what demo and test made, but not the environment
 	rm -rf .mdmf warehouse.duckdb warehouse.duckdb.parts warehouse.duckdb.report .pytest_cache .mypy_cache .ruff_cache

@@ -37,7 +37,7 @@ def build_bank(
         source: a collection of images that are known to be real, of the kind that will be scored: same compression, sizes.
         name: of the bank; every other content under this name is a further version.
         store: folder or s3:// prefix; the bank lies in STORE/NAME-ID.
-        warehouse: whose registry names the bank; None = no registry.
+        warehouse: whose registry names the bank, and whose reviewers say which images are no real ones; None = neither.
         scorer: as for `curate`.
         points: that every slice is compressed to at most.
         max_error: stop at fewer points once MMD(patches, points) is this small; an error if the points do not suffice.
@@ -54,9 +54,10 @@ def build_bank(
     result = steps.build_bank(settings, warehouse)
     built = result.built
     get_run_logger().info(
-        "bank %s at %s: %d images, %d points (coreset error %.4f), calibrated on %d images; %d excluded, %d expelled",
+        "bank %s at %s: %d images, %d points (coreset error %.4f), calibrated on %d images; %d excluded, %d expelled, "
+        "%d reviewed as generated",
         result.title or name, built.directory, built.bank_images, built.points, built.coreset_error, built.calibration_images,
-        built.excluded, built.expelled,
+        built.excluded, built.expelled, built.reviewed,
     )  # fmt: skip
     return result
 
@@ -75,7 +76,7 @@ def calibrate_bank(
     """Calibrates a bank on other real images than those it holds; a further, numbered calibration of it.
 
     Args:
-        source: images that are known to be real. Those that the bank holds are skipped.
+        source: images that are known to be real. Those that the bank holds, or that reviewers call generated, are skipped.
         bank: directory, or `name@3`, `name`, `@alias` in the registry.
         domains: as for `build-bank`; every domain of the bank must be there.
     """

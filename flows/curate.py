@@ -2,24 +2,19 @@
 
 from typing import Annotated
 
-from prefect import flow, runtime
+from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows.scoring import CurateResult, carry_out
-from tasks import steps
+from tasks import artifacts, steps
 from tasks.steps import CurateSettings
 from tasks.storage import refuse_credentials
 
 
-def _run_name() -> str:
-    refuse_credentials(runtime.flow_run.parameters["source"])
-    return f"curate {runtime.flow_run.parameters['source']}"[:200]
-
-
 @flow(
     name="curate",
-    flow_run_name=_run_name,
+    flow_run_name=artifacts.run_name,
     # One worker: the model owns the device, and decoding has threads of its own.
     task_runner=ThreadPoolTaskRunner(max_workers=1),  # type: ignore[arg-type]
 )

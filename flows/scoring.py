@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from typing import cast
 
 from prefect import get_run_logger, runtime
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.futures import PrefectFuture, as_completed
 from pydantic import BaseModel
 
 from mdmf_core.errors import MdmfError
-from tasks import steps
+from tasks import artifacts, steps
 from tasks.leases import owner
 from tasks.parts import ShardOutcome
 from tasks.steps import CurateSettings, Plan
@@ -46,13 +46,14 @@ def carry_out(settings: CurateSettings, make_plan: Callable[[str], Plan]) -> Cur
     run_id = str(runtime.flow_run.id or uuid.uuid4())
     with owner(leases_folder(settings.warehouse), run_id) as name:
         plan = make_plan(run_id)
+        artifacts.label_run(settings.scorer, settings.bank, plan.to_do, plan.shards)
         with _run_closed(settings, run_id) as failures:
             futures = [steps.score_group.submit(settings, plan.path, group, name) for group in range(plan.groups)]
             outcomes = [outcome for landed in _landed(settings, futures, failures) for outcome in landed]
             page = steps.report(settings)
             result = _result(plan, run_id, outcomes, settings.warehouse, page)
             failures += _broken(plan, outcomes)
-        _artifacts(result, outcomes)
+        artifacts.publish(result.model_dump(), outcomes, run_id)
         if failures:
             raise MdmfError("; ".join(failures))
         return result
@@ -115,26 +116,3 @@ def _result(plan: Plan, run_id: str, outcomes: list[ShardOutcome], warehouse: st
         report=page,
         promoted=plan.promoted,
     )
-
-
-def _artifacts(result: CurateResult, outcomes: list[ShardOutcome]) -> None:
-    rows = "\n".join(
-        f"| {o.url.rpartition('/')[2]} | {o.state} | {o.members} | {o.scored} | {o.excluded} | {o.reason or ''} |"
-        for o in outcomes[:500]
-    )
-    create_markdown_artifact(
-        key="curate-accounting",
-        description="members = scored + excluded",
-        markdown=f"""{result.members} members = {result.scored} scored + {result.excluded} excluded; {result.complete} shards
-complete, {result.already_complete} were complete before, {result.deferred} deferred, {result.failed} failed,
-{result.set_aside} set aside, {result.elsewhere} at work elsewhere.
-
-Warehouse: `{result.warehouse}` · report: `{result.report or "none yet"}`
-
-| shard | state | members | scored | excluded | reason |
-|---|---|---|---|---|---|
-{rows}
-""",
-    )
-    if result.report:
-        create_link_artifact(key="curate-report", link=f"file://{result.report}", link_text="report page")

@@ -13,6 +13,7 @@ import typer
 from mdmf_cli.bank import bank_app
 from mdmf_cli.console import Block, Device, ScorerOption, Warehouse, console, plain_errors, print_rows, print_scored
 from mdmf_cli.recovery import reap, retry
+from mdmf_cli.review import review_app
 from mdmf_cli.safety import safety_app
 from mdmf_core.errors import MdmfError
 
@@ -22,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bank_app, name="bank")
+app.add_typer(review_app, name="review")
 app.command()(retry)
 app.command()(reap)
 app.add_typer(safety_app)
@@ -110,18 +112,22 @@ def rescore(
 
 @app.command()
 def sql(
-    query: Annotated[str, typer.Argument(help='For example "SELECT key, score, p_value FROM flagged(0.05)"')],
+    sql: Annotated[str, typer.Argument(metavar="QUERY", help='For example "SELECT key, score, p_value FROM flagged(0.05)"')],
     warehouse: Warehouse = "warehouse.duckdb",
     format: Annotated[Format, typer.Option(help="How the result is printed.")] = Format.table,
+    parts: Annotated[
+        bool, typer.Option("--parts", help="Ask what the newest run has finished, without opening the warehouse.")
+    ] = False,
 ) -> None:
     """Ask the warehouse. Read-only."""
     import duckdb
 
-    from tasks.warehouse import query as ask
+    from tasks.parts_view import query_parts
+    from tasks.warehouse import query
 
     with plain_errors():
         try:
-            frame = ask(warehouse, query)
+            frame = query_parts(warehouse, sql) if parts else query(warehouse, sql)
         except duckdb.Error as error:
             raise MdmfError(str(error)) from error
     if format is Format.table:

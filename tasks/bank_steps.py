@@ -19,6 +19,7 @@ from tasks.kit import ScoringKit
 from tasks.landing import land
 from tasks.registry import find, register_bank, register_calibration, register_scorer
 from tasks.rescore import plan_rescore, rescore_shard
+from tasks.reviews import reviewed_generated
 from tasks.runs import RunRecord, finish_run, start_run
 from tasks.scorers import device_label, load_bank, load_kit, load_scorer, resolve_bank
 from tasks.steps import progress_log
@@ -36,7 +37,7 @@ class NamedBank(BaseModel):
 def build_bank(settings: BuildSettings, warehouse: str | None) -> NamedBank:
     """Builds, calibrates and publishes one bank, and registers it."""
     scorer = load_scorer(settings.scorer, settings.device, settings.storage_block)
-    built = build(settings, scorer, progress_log(settings.source))
+    built = build(settings, scorer, progress_log(settings.source), reviewed_generated(warehouse))
     title = None if warehouse is None else registered(built, scorer, warehouse, settings.storage_block)
     return NamedBank(built=built, title=title)
 
@@ -82,7 +83,7 @@ def calibrate_bank(settings: CalibrateSettings) -> NamedCalibration:
     kit = load_kit(settings.scorer, url, settings.device, 32, 0, settings.storage_block)
     found = recalibrate(
         settings.source, kit.scorer, kit.bank, kit.bank_url, settings.max_images, settings.domains, settings.storage_block,
-        progress_log(settings.source),
+        progress_log(settings.source), reviewed_generated(settings.warehouse),
     )  # fmt: skip
     _, calibration = load_bank(url, found.url, settings.storage_block)
     with connect(settings.warehouse) as connection:

@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Set
 from dataclasses import dataclass
 
 from mdmf_core.banks import Bank, bank_from_files
@@ -32,13 +33,19 @@ class BuiltBank:
     smallest_budget: float
     excluded: int
     expelled: int
+    reviewed: int  # left out because somebody calls them generated
 
 
-def build(settings: BuildSettings, scorer: Scorer, progress: Progress = lambda done: None) -> BuiltBank:
+def build(
+    settings: BuildSettings, scorer: Scorer, progress: Progress = lambda done: None, generated: Set[str] = frozenset()
+) -> BuiltBank:
     """Builds a bank on half of the real images of a collection, calibrates it on the other half, publishes both at once.
 
     The halves are dealt by the images' sha256, so that no image, and no copy of one, is in both. The directory is named by the
     bank's digest: building the same again finds it there.
+
+    Args:
+        generated: sha256 of images that reviewers call generated; they are in neither half.
 
     Raises:
         MdmfError: too few usable images in a slice, an error bound that is not reached, or a source that cannot be read.
@@ -48,7 +55,8 @@ def build(settings: BuildSettings, scorer: Scorer, progress: Progress = lambda d
         images, excluded = collect(
             settings.source, scorer, settings.max_images, settings.domains, settings.storage_block, append, progress
         )
-        usable = [image for image in images if image.member.sha256 not in expel]
+        real = [image for image in images if image.member.sha256 not in generated]
+        usable = [image for image in real if image.member.sha256 not in expel]
         halves = [image for image in usable if in_bank_half(image)], [image for image in usable if not in_bank_half(image)]
         if min(len(half) for half in halves) < LEAST:
             raise MdmfError(
@@ -66,7 +74,7 @@ def build(settings: BuildSettings, scorer: Scorer, progress: Progress = lambda d
     return BuiltBank(
         directory, bank.bank_id, calibration.calibration_id, calibration_url, len(bank.members), calibration.images,
         tuple(part.domain for part in bank.slices), bank.points, bank.coreset_error, calibration.smallest_budget, excluded,
-        len(images) - len(usable),
+        len(real) - len(usable), len(images) - len(real),
     )  # fmt: skip
 
 
@@ -121,6 +129,7 @@ class Calibrated:
     smallest_budget: float
     by_slice: dict[str, int]
     skipped: int  # images that the bank itself holds
+    reviewed: int  # left out because somebody calls them generated
 
 
 def recalibrate(
@@ -132,8 +141,12 @@ def recalibrate(
     domains: str,
     storage_block: str | None,
     progress: Progress = lambda done: None,
+    generated: Set[str] = frozenset(),
 ) -> Calibrated:
     """Calibrates a bank on another collection of real images, into ``BANK.calibrations/ID.json``.
+
+    Args:
+        generated: as for ``build``.
 
     Raises:
         MdmfError: as ``calibrate``.
@@ -141,11 +154,12 @@ def recalibrate(
     held = {member.sha256 for member in bank.members}
     with spooled() as append:
         images, _ = collect(source, scorer, max_images, domains, storage_block, append, progress)
-        fresh = [image for image in images if image.member.sha256 not in held]
+        real = [image for image in images if image.member.sha256 not in generated]
+        fresh = [image for image in real if image.member.sha256 not in held]
         calibration = calibrate(scorer, bank, fresh)
     url = _publish_calibration(bank_url, calibration, storage_block)
     counts = Counter({part.domain: len(part.scores) for part in calibration.slices})
     return Calibrated(
         url, bank.bank_id, calibration.calibration_id, calibration.images, calibration.smallest_budget, dict(counts),
-        len(images) - len(fresh),
+        len(real) - len(fresh), len(images) - len(real),
     )  # fmt: skip

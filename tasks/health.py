@@ -13,6 +13,7 @@ from mdmf_core.banks import Bank
 from mdmf_core.calibration import Calibration
 from mdmf_core.digests import short_id
 from mdmf_core.health import RANK, FeatureMap, TwoSample, halves, two_sample
+from tasks.reviews import reviewed_generated
 from tasks.signatures import read_signatures, signatures_path
 from tasks.warehouse import connect, parts_folder
 
@@ -123,9 +124,24 @@ def examine(bank: Bank, calibration: Calibration, warehouse: str | None) -> Bank
                 if p <= max(ALARM, calibrated.smallest_budget)
             ]
     outliers.sort(key=lambda row: row["p_value"])
-    alarms = tuple(alarm for part in slices for alarm in part.alarms())
+    alarms = (*(alarm for part in slices for alarm in part.alarms()), *_reviewed(bank, calibration, warehouse))
     outside = counted.get("", {"images": 0})["images"]
     return BankHealth(bank.name, bank.bank_id, age, tuple(slices), outside, tuple(outliers[:_OUTLIERS]), alarms)
+
+
+def _reviewed(bank: Bank, calibration: Calibration, warehouse: str | None) -> list[str]:
+    """Alarms: images of the bank or its calibration that reviewers call generated."""
+    generated = reviewed_generated(warehouse)
+    members = [member.key for member in bank.members if member.sha256 in generated]
+    held_out = [sha256[:12] for part in calibration.slices for sha256 in part.sha256s if sha256 in generated]
+    return [
+        f"{len(found)} images of the {whose} are reviewed as generated ({', '.join(sorted(found)[:5])}); {remedy}"
+        for found, whose, remedy in (
+            (members, "bank", "build its next version"),
+            (held_out, "calibration", "calibrate again"),
+        )
+        if found
+    ]
 
 
 def _itself(features: Float[np.ndarray, "n r"] | None, sha256s: list[str]) -> TwoSample | None:

@@ -18,7 +18,8 @@ _FROM_PART = {
     "resized, caption, url, CASE WHEN json_valid(sidecar) THEN sidecar::JSON ELSE to_json(sidecar) END AS sidecar "
     "FROM read_parquet({file}) p WHERE format IS NOT NULL",
     "scores": f"SELECT {_IMAGE_ID}, score, mmd2, cross_term, self_term, top_k, top_patch, patches, p_value, domain, "
-    "in_support, scored_at FROM read_parquet({file}) p WHERE reason IS NULL",
+    "in_support, scored_at, CASE WHEN contains(url, '://') THEN split_part(url, '/', 3) END AS host "
+    "FROM read_parquet({file}) p WHERE reason IS NULL",
     "exclusions": f"SELECT {_IMAGE_ID}, key, reason, detail FROM read_parquet({{file}}) p WHERE reason IS NOT NULL",
 }
 

@@ -13,6 +13,7 @@ from prefect.client.schemas.objects import State
 from pydantic import BaseModel, Field
 
 from mdmf_core.errors import WarehouseHeld
+from tasks.artifacts import group_name, landing_name, short_source
 from tasks.kit import ScoringKit
 from tasks.landing import land
 from tasks.leases import release
@@ -114,14 +115,14 @@ def _written(settings: CurateSettings, run_id: str, work: list[Work], shards: in
     return Plan(path=path, groups=len(groups), shards=shards, to_do=len(work), set_aside=set_aside, promoted=promoted)
 
 
-@task(cache_policy=NO_CACHE, task_run_name="score group {group}", retries=1, retry_delay_seconds=5)
+@task(cache_policy=NO_CACHE, task_run_name=group_name, retries=1, retry_delay_seconds=5)
 def score_group(settings: CurateSettings, plan_path: str, group: int, owner: str) -> list[ShardOutcome]:
     """Scores the shards of one group into parts, each under its lease."""
     logger, kit = get_run_logger(), settings.kit()
     parts, leases = parts_folder(settings.warehouse), leases_folder(settings.warehouse)
     started = time.monotonic()
     outcomes = [
-        work_off(work, kit, parts, leases, owner, settings.storage_block, progress_log(os.path.basename(work.shard.url)))
+        work_off(work, kit, parts, leases, owner, settings.storage_block, progress_log(short_source(work.shard.url)))
         for work in read_plan(plan_path, group)
     ]
     for outcome in outcomes:
@@ -157,7 +158,7 @@ def _may_pass(_: object, __: object, state: State[object]) -> bool:
     return not isinstance(state.result(raise_on_failure=False), WarehouseHeld)
 
 
-@task(cache_policy=NO_CACHE, task_run_name="land", retries=2, retry_delay_seconds=5, retry_condition_fn=_may_pass)
+@task(cache_policy=NO_CACHE, task_run_name=landing_name, retries=2, retry_delay_seconds=5, retry_condition_fn=_may_pass)
 def land_group(settings: CurateSettings, outcomes: list[ShardOutcome]) -> None:
     """Commits the outcomes of one group, and gives their leases back."""
     key = settings.kit().key

@@ -43,6 +43,8 @@ def warehouse(curate, tmp_path) -> Path:
         ("bank", "build"),
         ("bank", "verify"),
         ("rescore",),
+        ("review", "import"),
+        ("review", "sample"),
         ("train",),
         ("evaluate",),
         ("verify",),

@@ -44,7 +44,7 @@ def corpus(tmp_path):
                 [shard],
             )
             connection.execute(
-                "INSERT INTO scores SELECT image_id, ?, ?, ?, ?, ?, 1 - p, 0, 0, 0, 0, 0, 1, p, domain, inside, now() "
+                "INSERT INTO scores SELECT image_id, ?, ?, ?, ?, ?, 1 - p, 0, 0, 0, 0, 0, 1, p, domain, inside, now(), NULL "
                 "FROM given",
                 [shard, scorer, bank, calibration, run],
             )

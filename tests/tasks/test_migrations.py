@@ -159,3 +159,26 @@ def test_a_warehouse_of_a_newer_version_is_refused(before_banks):
         connection.execute("INSERT INTO migrations VALUES ('999_future.sql', now())")
         with pytest.raises(WarehouseError, match=r"newer version .*999_future"):
             migrate(connection)
+
+
+def test_scores_of_before_learn_the_host_of_their_image(tmp_path):
+    with connect(str(tmp_path / "w.duckdb")) as connection:
+        steps = sorted(
+            entry.name for entry in files("warehouse").iterdir() if entry.name < "005" and entry.name.endswith(".sql")
+        )
+        connection.execute("CREATE TABLE migrations (name VARCHAR NOT NULL, applied_at TIMESTAMPTZ NOT NULL)")
+        for name in steps:
+            connection.execute((files("warehouse") / name).read_text())
+            connection.execute("INSERT INTO migrations VALUES (?, now())", [name])
+        connection.execute(
+            "INSERT INTO images SELECT md5(u)::UUID, md5(u)::UUID, 'k', 's', 'JPEG', 1, 1, 1, 1, 90, 0, NULL, NULL, "
+            "nullif(u, ''), NULL "
+            "FROM (VALUES ('https://a.example.org/x/1.jpg'), ('no url'), ('')) given(u)"
+        )
+        connection.execute(
+            "INSERT INTO scores SELECT image_id, shard_id, image_id, image_id, image_id, image_id, 1, 0, 0, 0, 0, 0, 9, 0.02, "
+            "'photo', true, now() FROM images"
+        )
+        migrate(connection)
+        found = connection.execute("SELECT i.url, s.host FROM scores s JOIN images i USING (image_id)").fetchall()
+    assert dict(found) == {"https://a.example.org/x/1.jpg": "a.example.org", "no url": None, None: None}

@@ -1,0 +1,62 @@
+"""The finished parts of the newest run as views, for questions while the warehouse is being written."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from glob import escape, glob
+
+import duckdb
+import pandas as pd
+
+from mdmf_core.errors import WarehouseError
+from tasks.parts import read_part
+from tasks.warehouse import parts_folder
+
+_ACCOUNTING = """
+CREATE TABLE accounting AS
+  SELECT o->>'url' AS url, (o->>'members')::BIGINT AS members, (o->>'scored')::BIGINT AS scored,
+         (o->>'excluded')::BIGINT AS excluded, (o->>'size_bytes')::BIGINT AS size_bytes, (o->>'seconds')::DOUBLE AS seconds,
+         (o->>'run_id')::UUID AS run_id, file_name AS part
+  FROM (SELECT file_name, decode(value)::JSON AS o FROM parquet_kv_metadata(?) WHERE decode(key) = 'mdmf')
+  WHERE o->>'run_id' = ?
+"""
+_VIEWS = """
+CREATE VIEW scored AS
+  SELECT p.* EXCLUDE (part, reason, detail, sidecar), TRY_CAST(sidecar AS JSON) AS sidecar, a.url AS shard_url, a.run_id
+  FROM read_parquet({parts}, filename = 'part') p JOIN accounting a USING (part) WHERE reason IS NULL;
+CREATE VIEW excluded AS
+  SELECT p.key, p.reason, p.detail, a.url AS shard_url, a.run_id
+  FROM read_parquet({parts}, filename = 'part') p JOIN accounting a USING (part) WHERE reason IS NOT NULL;
+"""
+
+
+@contextmanager
+def connect_parts(warehouse: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Opens a database in memory with the views `scored`, `excluded` and `accounting` over what the newest run has finished.
+
+    The warehouse itself is not opened, so this neither waits for a commit nor holds one up. Shards of the run that are
+    landed already are among these rows; shards of earlier runs are not.
+
+    Raises:
+        WarehouseError: there are no parts.
+    """
+    folder = os.path.join(parts_folder(warehouse), "scores")
+    found = glob(os.path.join(escape(folder), "*.parquet"))
+    if not found:
+        raise WarehouseError(f"no finished parts in {folder}; ask the warehouse itself")
+    run_id = read_part(max(found, key=os.path.getmtime)).run_id
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute(_ACCOUNTING, [found, run_id])
+        parts = [path for (path,) in connection.execute("SELECT part FROM accounting").fetchall()]
+        quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in parts)
+        connection.execute(_VIEWS.format(parts=f"[{quoted}]"))
+        yield connection
+
+
+def query_parts(warehouse: str, sql: str) -> pd.DataFrame:
+    """The result of one query on the parts as a frame."""
+    with connect_parts(warehouse) as connection, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The inplace keyword")  # duckdb's own way with time zones
+        return connection.execute(sql).df()
