@@ -27,3 +27,7 @@ class ArtifactError(MdmfError):
 
 class WarehouseError(MdmfError):
     """The warehouse cannot be opened, written or trusted."""
+
+
+class KeepListError(MdmfError):
+    """A keep-list is damaged, was made by another scorer or for another corpus, or the corpus has changed since."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 import pyarrow as pa
@@ -33,10 +33,7 @@ class ParquetReader:
         except pa.ArrowInvalid as error:
             raise ShardUnfinished(f"no readable parquet footer: still being written? ({error})") from error
         names = self._file.schema_arrow.names
-        image = next((name for name in IMAGE_COLUMNS if name in names), None)
-        if image is None:
-            raise ShardCorrupt(f"no image column; looked for {', '.join(IMAGE_COLUMNS)} among {', '.join(names)}")
-        self._image = image
+        self._image = image_column(names)
         self._key = next((name for name in KEY_COLUMNS if name in names), None)
         self._caption = next((name for name in _CAPTION_COLUMNS if name in names), None)
 
@@ -56,7 +53,7 @@ class ParquetReader:
             raise ShardCorrupt(f"unreadable after row {row_number}: {error}") from error
 
     def _member(self, row: dict[str, Any], number: int, seen: set[str]) -> Member:
-        data, path = _image_bytes(row.pop(self._image))
+        data, path = image_bytes(row.pop(self._image))
         named = row.get(self._key) if self._key else None
         key = readable(str(named) if named is not None else path or f"row-{number}")
         self._sha256.update(f"{len(key)}:{key}:{-1 if data is None else len(data)}:".encode())
@@ -83,19 +80,32 @@ class ParquetReader:
         )
 
 
+def image_column(names: Sequence[str]) -> str:
+    """Which of a file's columns holds the images.
+
+    Raises:
+        ShardCorrupt: none does.
+    """
+    image = next((name for name in IMAGE_COLUMNS if name in names), None)
+    if image is None:
+        raise ShardCorrupt(f"no image column; looked for {', '.join(IMAGE_COLUMNS)} among {', '.join(names)}")
+    return image
+
+
 def parquet_row(source: IO[bytes], row: int) -> bytes:
     """The image bytes of one row; reads one row group, and of it one column."""
     file = pq.ParquetFile(source)
-    column = next(name for name in IMAGE_COLUMNS if name in file.schema_arrow.names)
+    column = image_column(file.schema_arrow.names)
     for group in range(file.num_row_groups):
         rows = file.metadata.row_group(group).num_rows
         if row < rows:
-            return _image_bytes(file.read_row_group(group, columns=[column])[column][row].as_py())[0] or b""
+            return image_bytes(file.read_row_group(group, columns=[column])[column][row].as_py())[0] or b""
         row -= rows
     raise ShardCorrupt(f"row {row} is beyond the end of the file")
 
 
-def _image_bytes(value: Any) -> tuple[bytes | None, str | None]:
+def image_bytes(value: Any) -> tuple[bytes | None, str | None]:
+    """(bytes, path) of a cell: plain bytes, or the struct of HF datasets."""
     if isinstance(value, dict):
         data, path = value.get("bytes"), value.get("path")
         return (data if isinstance(data, bytes) else None), (path if isinstance(path, str) else None)

@@ -14,7 +14,7 @@ _BLOCK = 512
 _END_OF_ARCHIVE = 2 * _BLOCK
 _CAPTIONS = ("txt", "caption")
 # What WebDataset writers put beside an image; everything else is a member and gets a row of its own.
-_SIDECARS = (*_CAPTIONS, "json", "cls", "url", "npy", "id", "index", "meta")
+SIDECARS = (*_CAPTIONS, "json", "cls", "url", "npy", "id", "index", "meta")
 _MAX_SIDECAR = 1 << 20
 # How tarfile words a stream that ends inside a member or between an extended header and the header that it belongs to.
 _CUT_OFF = ("end of data", "empty header", "truncated header")
@@ -73,7 +73,7 @@ class TarReader:
                 if sample is not None:
                     yield sample
                 sample = _Sample(key)
-            if entry.isfile() and extension in _SIDECARS:
+            if entry.isfile() and extension in SIDECARS:
                 text = data.decode("utf-8", errors="backslashreplace")
                 if extension in _CAPTIONS:
                     sample.caption = text
@@ -102,7 +102,7 @@ class TarReader:
                     if entry.isdir():
                         continue
                     data = b""
-                    wanted = _MAX_SIDECAR if split_key(entry.name)[1] in _SIDECARS else self._max_bytes
+                    wanted = _MAX_SIDECAR if split_key(entry.name)[1] in SIDECARS else self._max_bytes
                     if entry.isfile() and entry.size <= wanted:
                         handle = archive.extractfile(entry)
                         data = handle.read() if handle else b""
