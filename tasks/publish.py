@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mdmf_core.errors import ArtifactError
-from tasks.storage import open_storage, storage_errors, sync
+from tasks.storage import atomic_path, open_storage, storage_errors, sync
 
 
 def require_new(directory: str, storage_block: str | None) -> None:
@@ -84,3 +84,18 @@ def new_directory(directory: str, last: str, storage_block: str | None) -> Itera
             sync(os.path.dirname(path))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def new_file(url: str, storage_block: str | None) -> Iterator[str]:
+    """A local file to write, which appears under ``url`` whole when the block ends well: renamed, or uploaded."""
+    filesystem, path = open_storage(url, storage_block)
+    if "://" not in url:
+        with atomic_path(os.path.abspath(path)) as temporary:
+            yield temporary
+        return
+    with tempfile.TemporaryDirectory(prefix="mdmf-") as folder:
+        temporary = os.path.join(folder, os.path.basename(path))
+        yield temporary
+        with storage_errors(url):
+            filesystem.put_file(temporary, path)

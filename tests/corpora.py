@@ -7,7 +7,7 @@ from pathlib import Path
 
 import duckdb
 
-from mdmf_core.collections.text import original_url
+from mdmf_core.collections.text import original_url, readable
 from mdmf_core.digests import sha256_hex, short_id
 from mdmf_core.records import ExclusionReason, Shard
 from tasks.landing import _IMAGE_ID, shard_id
@@ -96,5 +96,5 @@ def jpeg(number: int) -> bytes:
 
 def sample(key: str, number: int, **sidecar: object) -> dict[str, bytes]:
     """The files of one sample, as img2dataset orders them."""
-    record = {"key": key, "url": f"https://example.org/{number}.jpg"} | sidecar
+    record = {"key": readable(key), "url": f"https://example.org/{number}.jpg"} | sidecar
     return {f"{key}.jpg": jpeg(number), f"{key}.json": json.dumps(record).encode(), f"{key}.txt": f"caption {number}".encode()}
