@@ -10,6 +10,7 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 
 import typer
 
+from mdmf_cli import export as keep_lists
 from mdmf_cli.bank import bank_app
 from mdmf_cli.console import Block, Device, ScorerOption, Warehouse, console, plain_errors, print_rows
 from mdmf_core.errors import MdmfError
@@ -20,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bank_app, name="bank")
+app.command()(keep_lists.export)
+app.command()(keep_lists.reshard)
 
 
 class Format(StrEnum):

@@ -54,9 +54,23 @@ class Exported(BaseModel):
     directory: str
     rows: int
     shards: int
-    decisions: dict[str, int]
-    excluded: dict[str, int]
+    decisions: dict[str, int]  # of the whole corpus
+    excluded: dict[str, int]  # reason and members
+    meaning: str
     seconds: float
+
+    def line(self) -> str:
+        """The figures in one line."""
+        decisions = ", ".join(f"{count} {name}" for name, count in self.decisions.items()) or "none scored"
+        excluded = f", {sum(self.excluded.values())} excluded" if self.excluded else ""
+        return f"{self.rows} images in {self.directory}; the corpus: {decisions}{excluded} in {self.shards} shards"
+
+    def markdown(self) -> str:
+        """The same with the reasons of exclusions, as a page."""
+        rows = [f"| {name} | {count} |" for name, count in (self.decisions | self.excluded).items()]
+        return "\n".join(
+            [self.line(), "", self.meaning, "", "| decision, or reason without one | members |", "|---|---:|", *rows]
+        )
 
 
 def export(settings: ExportSettings) -> Exported:
@@ -86,7 +100,7 @@ def export(settings: ExportSettings) -> Exported:
             json.dump(manifest, file, indent=2)
     return Exported(
         directory=out, rows=manifest["rows"], shards=manifest["shards"]["complete"], decisions=manifest["decisions"],
-        excluded=manifest["excluded"], seconds=(datetime.now(UTC) - started).total_seconds(),
+        excluded=manifest["excluded"], meaning=manifest["meaning"], seconds=(datetime.now(UTC) - started).total_seconds(),
     )  # fmt: skip
 
 
@@ -141,7 +155,8 @@ def _shard_counts(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
 
 def _meaning(selection: Selection) -> str:
     """What is in the list and what is not, in words."""
-    chosen = "chosen by a query" if selection.sql else f"{selection.which} at {selection.budget}"
+    names = {"surely": "flagged surely", "discoveries": "among the discoveries"}
+    chosen = "chosen by a query" if selection.sql else f"{names.get(selection.which, selection.which)} at {selection.budget}"
     unsure = {
         "keep": "; unsure images are in, since nothing speaks for or against them",
         "drop": "; unsure images are out, though nothing speaks against them",

@@ -1,5 +1,7 @@
 """Which images a keep-list holds: a selection, as a query through the warehouse's own macros."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 import duckdb
@@ -63,7 +65,7 @@ def keep_query(connection: duckdb.DuckDBPyConnection, selection: Selection) -> s
         MdmfError: a budget that cannot be kept, an unknown column, more or something else than one SELECT, an exclusion whose
             bytes are not known, or rows of ``sql`` that are no scored images.
     """
-    with plain_sql("budget"):
+    with plain_sql():
         connection.execute(f"SELECT 1 FROM ({selection.by_macro}) LIMIT 1").fetchall()
     query = _by_sql(connection, selection) if selection.sql else selection.by_macro
     if selection.where:
@@ -82,20 +84,15 @@ def rows_query(chosen: str, uid: Uid) -> str:
     return _ROWS.format(chosen=chosen, uid=_UIDS[uid])
 
 
-class plain_sql:
-    """Turns what DuckDB says inside the block into one sentence that starts with ``subject``."""
-
-    def __init__(self, subject: str, columns: list[str] | None = None) -> None:
-        self._subject, self._columns = subject, columns
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, duckdb.Error):
-            said = str(error).splitlines()[0].partition(": ")[2] or str(error)
-            known = f"; the columns are {', '.join(self._columns)}" if self._columns else ""
-            raise MdmfError(f"{self._subject}: {said}{known}") from error
+@contextmanager
+def plain_sql(subject: str = "", columns: list[str] | None = None) -> Iterator[None]:
+    """Turns what DuckDB says inside the block into one sentence on ``subject``, with the columns that there are."""
+    try:
+        yield
+    except duckdb.Error as error:
+        said = str(error).splitlines()[0].partition(": ")[2].rstrip("!") or str(error)
+        known = f"; the columns are {', '.join(columns)}" if columns else ""
+        raise MdmfError(f"{subject}: {said}{known}" if subject else said) from error
 
 
 def made_by(connection: duckdb.DuckDBPyConnection) -> dict[str, dict[str, Any]]:

@@ -45,6 +45,8 @@ def warehouse(curate, tmp_path) -> Path:
         ("rescore",),
         ("train",),
         ("evaluate",),
+        ("export",),
+        ("reshard",),
     ],
 )
 def test_help_of_every_command(command):
