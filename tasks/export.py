@@ -24,7 +24,7 @@ from tasks.warehouse import connect
 FileFormat = Literal["parquet", "csv", "datacomp"]
 # A reader of one shard reads one or two of the groups.
 _PARQUET = "FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 32768, KV_METADATA {{mdmf: {metadata}}}"
-_MEMORY = "3GB"  # DuckDB sorts on disk beyond it
+_MEMORY = "2GB"  # DuckDB sorts on disk beyond it
 _BATCH = 1 << 16
 
 # Sorted by shard, the rows of each lie together: first_row and kept find them again.

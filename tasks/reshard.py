@@ -135,9 +135,8 @@ def _require_same_job(out: str, job: dict[str, Any], storage_block: str | None) 
         ) from error
     for name in ("keep_list", "samples_per_shard"):
         if earlier.get(name) != job[name]:
-            raise ArtifactError(
-                f"{out} is being made from another {name} ({earlier.get(name)}, now {job[name]}): choose another name"
-            )
+            there, now = (str(value)[:12] for value in (earlier.get(name), job[name]))
+            raise ArtifactError(f"{out} is made from another {name} ({there}, now {now}): choose another name")
 
 
 def _finished(out: str, shard: NewShard, made_from: str, storage_block: str | None) -> bool:
