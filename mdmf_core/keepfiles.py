@@ -11,6 +11,7 @@ import numpy as np
 from mdmf_core.errors import KeepListError
 
 FORMAT = "mdmf-keep-list/1"
+METADATA = b"mdmf"  # under which keep.parquet holds the manifest too, all but what was known later
 
 
 def read_manifest(directory: str) -> dict[str, Any]:
@@ -41,6 +42,14 @@ def require_whole(directory: str, manifest: dict[str, Any]) -> None:
             raise KeepListError(f"{path} is missing, though the manifest names it") from error
         if found != facts["sha256"]:
             raise KeepListError(f"{path} is not the file of this manifest: its sha256 is {found}, there {facts['sha256']}")
+
+
+def require_agreement(manifest: Mapping[str, Any], metadata: Mapping[bytes, bytes] | None) -> None:
+    """Raises KeepListError unless keep.parquet says the same of itself, in its own metadata, as the manifest."""
+    inside = json.loads((metadata or {}).get(METADATA, b"{}"))
+    other = [name for name, value in inside.items() if manifest.get(name) != value]
+    if other or not inside:
+        raise KeepListError(f"manifest.json is not that of keep.parquet: {', '.join(other) or 'everything'} differs")
 
 
 def require_made_by(manifest: Mapping[str, Any], **expected: str | None) -> None:

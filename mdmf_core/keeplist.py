@@ -20,13 +20,13 @@ from mdmf_core.collections.parquet import image_bytes, image_column
 from mdmf_core.collections.tar import SIDECARS
 from mdmf_core.collections.text import readable
 from mdmf_core.errors import KeepListError
-from mdmf_core.keepfiles import read_manifest, require_made_by, require_whole
+from mdmf_core.keepfiles import read_manifest, require_agreement, require_made_by, require_whole
 
 Missing = Literal["error", "drop", "keep"]
 Verify = Literal["none", "first", "all"]
 Sample = Mapping[str, Any]
 
-_SHARDS_HELD = 32  # a worker reads one after the other; a shuffle before the filter mixes some
+_KEYS_HELD = 400_000  # about 100 MB; a worker reads shard after shard, a shuffle before the filter mixes some
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,7 @@ class KeepList:
         for url in self.shards:
             self._by_name.setdefault(_components(url)[0], []).append(url)
         metadata = pq.read_metadata(self.path)
+        require_agreement(self.manifest, metadata.metadata)
         sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
         self._starts = np.cumsum([0, *sizes])
         self._metadata = metadata
@@ -145,7 +146,7 @@ class KeepList:
         if shard.shard_url not in held:
             table = self.rows(shard, ["key", "sha256"])
             held[shard.shard_url] = dict(zip(table["key"].to_pylist(), table["sha256"].to_pylist(), strict=True))
-            if len(held) > _SHARDS_HELD:
+            while len(held) > 1 and sum(map(len, held.values())) > _KEYS_HELD:
                 held.popitem(last=False)
         held.move_to_end(shard.shard_url)
         return held[shard.shard_url]

@@ -56,6 +56,7 @@ def reshard(
         ArtifactError: ``out`` holds something else; nothing is overwritten.
         SourceError: a store does not answer.
     """
+    out = out.rstrip("/")
     with local_keep_list(keep_list, storage_block) as directory:
         keep = KeepList(directory, verify="all")
         if warehouse:

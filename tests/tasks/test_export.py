@@ -28,7 +28,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for shard in range(2):
         files: dict[str, bytes] = {}
         for number in range(40):
-            files |= sample(f"{number:09d}", 1000 * shard + number, uid=f"{1000 * shard + number:032x}")
+            uid = f"{number if number == 7 else 1000 * shard + number:032X}"  # image 7 has one uid in both
+            files |= sample(f"{number:09d}", 1000 * shard + number, uid=uid)
         write_tar(root / f"0000{shard}.tar", files | {"x.html": b"<html>"})
     hostile = {f"{key}.jpg": jpeg(5000 + number) for number, key in enumerate(HOSTILE)}
     write_tar(root / "hostile.tar", hostile | {"small.jpg": b"\xff\xd8\xffsmall"})
@@ -110,10 +111,13 @@ def test_csv_survives_hostile_keys(warehouse, tmp_path):
 
 
 def test_datacomp_gets_its_sorted_pairs(warehouse, tmp_path):
-    out = run(warehouse, tmp_path / "keep", formats=("datacomp",), where="shard_url NOT LIKE '%hostile%'")
+    out = run(
+        warehouse, tmp_path / "keep", formats=("datacomp",), sql="SELECT * FROM scored WHERE shard_url NOT LIKE '%hostile%'"
+    )
     uids = KeepList(out).to_table(["uid"])["uid"].to_pylist()
+    assert len(uids) == len(set(uids)) + 1
     pair = np.dtype("u8,u8")
-    wanted = np.array([(int(uid[:16], 16), int(uid[16:32], 16)) for uid in uids], pair)
+    wanted = np.array([(int(uid[:16], 16), int(uid[16:32], 16)) for uid in set(uids)], pair)
     wanted.sort()
     found = np.load(out / "keep.npy")
     assert found.dtype == pair
@@ -172,6 +176,10 @@ def test_a_list_that_is_not_the_one_of_its_manifest_is_refused(warehouse, tmp_pa
     (out / "keep.parquet").write_bytes((other / "keep.parquet").read_bytes())
     with pytest.raises(KeepListError, match=r"keep\.parquet is not the file of this manifest"):
         KeepList(out)
+    said = (other / "manifest.json").read_text()
+    (other / "manifest.json").write_text(said.replace('"budget": 0.05', '"budget": 0.01'))
+    with pytest.raises(KeepListError, match=r"manifest\.json is not that of keep\.parquet: selection differs"):
+        KeepList(other)
     (out / "keep.parquet").unlink()
     with pytest.raises(KeepListError, match="missing"):
         KeepList(out)

@@ -58,19 +58,19 @@ def members(source: object) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def tars(tmp_path: Path) -> Path:
-    """Two shards that share their keys: odd modes, times and names, a folder entry, and a key that comes again."""
+    """Two shards that share their keys: odd modes, times and names, folder entries, a key that comes again."""
     (tmp_path / "in").mkdir()
     keys = [f"{key:09d}" for key in range(30)] + ["deep/" + "x" * 150, "deep/\u00fc\n'\"", "a b", "000000003"]
     for number, format in enumerate((tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)):
         with tarfile.open(tmp_path / "in" / f"0000{number}.tar", "w", format=format) as tar:
             folder = tarfile.TarInfo("deep")
             folder.type = tarfile.DIRTYPE
-            tar.addfile(folder)
             for place, key in enumerate(keys):
                 for name, data in sample(key, 100 * number + place).items():
                     entry = tarfile.TarInfo(name)
                     entry.size, entry.mtime, entry.mode, entry.uname = len(data), 1_600_000_000 + place, 0o640, "curator"
                     tar.addfile(entry, io.BytesIO(data))
+                    tar.addfile(folder)
     return tmp_path
 
 
