@@ -100,6 +100,7 @@ class TarReader:
                 for entry in archive:
                     archive.members = []  # a streamed tar keeps every header otherwise
                     if entry.isdir():
+                        end = entry.offset_data
                         continue
                     data = b""
                     wanted = _MAX_SIDECAR if split_key(entry.name)[1] in SIDECARS else self._max_bytes
