@@ -10,6 +10,7 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 
 import typer
 
+from mdmf_cli import export as keep_lists
 from mdmf_cli.bank import bank_app
 from mdmf_cli.console import Block, Device, ScorerOption, Warehouse, console, plain_errors, print_rows, print_scored
 from mdmf_cli.recovery import reap, retry
@@ -27,6 +28,8 @@ app.add_typer(review_app, name="review")
 app.command()(retry)
 app.command()(reap)
 app.add_typer(safety_app)
+app.command()(keep_lists.export)
+app.command()(keep_lists.reshard)
 
 
 class Format(StrEnum):

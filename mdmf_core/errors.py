@@ -39,3 +39,7 @@ class WarehouseError(MdmfError):
 
 class WarehouseHeld(WarehouseError):
     """Others held the warehouse for as long as one was ready to wait. Nothing is lost; try again later."""
+
+
+class KeepListError(MdmfError):
+    """A keep-list is damaged, was made by another scorer or for another corpus, or the corpus has changed since."""

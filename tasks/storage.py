@@ -122,6 +122,15 @@ def file_sha256(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sync(path: str) -> None:
+    """Waits until a local file or folder is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def atomic_path(path: str) -> Iterator[str]:
     """A temporary name beside a local ``path``, fsynced and renamed to it when the block ends well, removed otherwise.
@@ -134,14 +143,9 @@ def atomic_path(path: str) -> Iterator[str]:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         try:
             yield temporary
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
+            sync(temporary)
             os.replace(temporary, path)
-            folder = os.open(os.path.dirname(path), os.O_RDONLY)
-            try:
-                os.fsync(folder)  # the rename itself must survive a power cut
-            finally:
-                os.close(folder)
+            sync(os.path.dirname(path))  # the rename itself must survive a power cut
         finally:
             if os.path.exists(temporary):
                 os.remove(temporary)

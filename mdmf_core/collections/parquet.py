@@ -37,7 +37,7 @@ class ParquetReader:
         self._sha256 = hashlib.sha256()
         self._file = _opened(source)
         schema = self._file.schema_arrow
-        self._image = _image_column(schema)
+        self._image = image_column(schema)
         self._key = next((name for name in KEY_COLUMNS if name in schema.names), None)
         self._caption = next((name for name in _CAPTION_COLUMNS if name in schema.names), None)
 
@@ -65,7 +65,7 @@ class ParquetReader:
                 yield rows
 
     def _member(self, row: dict[str, Any], number: int, seen: set[str]) -> Member:
-        data, path = _image_bytes(row.pop(self._image))
+        data, path = image_bytes(row.pop(self._image))
         named = _text(row.get(self._key)) if self._key else None
         key = readable(named if named is not None else path or f"row-{number}")
         self._sha256.update(f"{len(key)}:{key}:{-1 if data is None else len(data)}:".encode())
@@ -95,12 +95,12 @@ class ParquetReader:
 def parquet_row(source: IO[bytes], row: int) -> bytes:
     """The image bytes of one row; reads one row group, and of it one column."""
     file = _opened(source)
-    column = _image_column(file.schema_arrow)
+    column = image_column(file.schema_arrow)
     with _damage(lambda: f"row {row} is unreadable"):
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
             if row < rows:
-                return _image_bytes(file.read_row_group(group, columns=[column])[column][row].as_py())[0] or b""
+                return image_bytes(file.read_row_group(group, columns=[column])[column][row].as_py())[0] or b""
             row -= rows
     raise ShardCorrupt(f"row {row} is beyond the end of the file")
 
@@ -145,7 +145,12 @@ def _require_fits(row_group: Any, number: int) -> None:
             )
 
 
-def _image_column(schema: pa.Schema) -> str:
+def image_column(schema: pa.Schema) -> str:
+    """Which of a file's columns holds the images.
+
+    Raises:
+        ShardCorrupt: none does.
+    """
     found = [name for name in IMAGE_COLUMNS if schema.names.count(name) == 1]
     for name in found:
         if _holds_bytes(schema.field(name).type):
@@ -190,7 +195,8 @@ def _sidecar(row: dict[str, Any]) -> str | None:
     return text if text is None or len(text) <= _MAX_TEXT else None
 
 
-def _image_bytes(value: Any) -> tuple[bytes | None, str | None]:
+def image_bytes(value: Any) -> tuple[bytes | None, str | None]:
+    """(bytes, path) of a cell: plain bytes, or the struct of HF datasets."""
     if isinstance(value, dict):
         data, path = value.get("bytes"), value.get("path")
         return (data if isinstance(data, bytes) else None), (path if isinstance(path, str) else None)

@@ -12,7 +12,7 @@ from mdmf_core.records import ExclusionReason, Member
 
 _CAPTIONS = ("txt", "caption")
 # What WebDataset writers put beside an image; everything else is a member and gets a row of its own.
-_SIDECARS = (*_CAPTIONS, "json", "cls", "url", "npy", "id", "index", "meta")
+SIDECARS = (*_CAPTIONS, "json", "cls", "url", "npy", "id", "index", "meta")
 _MAX_SIDECAR = 1 << 20
 
 
@@ -69,7 +69,7 @@ class TarReader:
                 if sample is not None:
                     yield sample
                 sample = _Sample(key)
-            if entry.is_file and extension in _SIDECARS:
+            if entry.is_file and extension in SIDECARS:
                 text = data.decode("utf-8", errors="backslashreplace")
                 if extension in _CAPTIONS:
                     sample.caption = text
@@ -97,7 +97,7 @@ class TarReader:
             for entry in archive:
                 if entry.is_directory:
                     continue
-                wanted = _MAX_SIDECAR if split_key(entry.name)[1] in _SIDECARS else self._max_bytes
+                wanted = _MAX_SIDECAR if split_key(entry.name)[1] in SIDECARS else self._max_bytes
                 yield entry, archive.read(entry) if entry.is_file and entry.size <= wanted else b""
         except ShardCorrupt:
             self._stream.drain()

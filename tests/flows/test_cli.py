@@ -51,6 +51,8 @@ def warehouse(curate, tmp_path) -> Path:
         ("backup",),
         ("restore",),
         ("migrate",),
+        ("export",),
+        ("reshard",),
     ],
 )
 def test_help_of_every_command(command):

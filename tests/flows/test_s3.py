@@ -7,11 +7,14 @@ import pandas as pd
 import pytest
 import s3fs
 from conftest import KEY, SECRET
-from fabricate import CONTENT, build_settings, write_labelled, write_shard
+from corpora import sample, scored_warehouse
+from fabricate import CONTENT, build_settings, write_labelled, write_shard, write_tar
 from prefect.blocks.system import Secret
 
-from mdmf_core.errors import MdmfError, SourceError
+from mdmf_core.errors import ArtifactError, MdmfError, SourceError
 from tasks.banks import build
+from tasks.export import ExportSettings, export
+from tasks.reshard import reshard
 from tasks.scorers import load_kit, load_scorer
 from tasks.shards import list_shards
 from tasks.storage import _block_options
@@ -82,3 +85,31 @@ def test_training_reads_from_s3_and_publishes_there(prefect_server, signed_in, t
     assert kit.scorer.scorer_id == there.scorer_id
     with pytest.raises(MdmfError, match="exists"):
         train_pfs("s3://corpus/labelled", "s3://corpus/scorers/mine", cache=str(tmp_path / "a"), **arguments)
+
+
+def test_keep_lists_and_new_shards_on_s3(signed_in, tmp_path):
+    (signed_in / "raw").mkdir(exist_ok=True)
+    for number in range(2):
+        write_tar(
+            signed_in / "raw" / f"{number}.tar", sample("a", number) | sample("b", number + 10) | sample("c", number + 20)
+        )
+    warehouse = scored_warehouse(tmp_path / "w.duckdb", ["s3://corpus/raw/*.tar"])
+    settings = {"warehouse": warehouse, "selection": {"sql": "SELECT shard_url, key FROM scored WHERE key <> 'b'"}}
+    export(ExportSettings(out="s3://corpus/lists/keep", formats=("csv",), **settings))
+    with pytest.raises(ArtifactError, match="exists"):
+        export(ExportSettings(out="s3://corpus/lists/keep", **settings))
+    export(ExportSettings(out=str(tmp_path / "keep"), **settings))
+    assert reshard("s3://corpus/lists/keep", "s3://corpus/kept").samples == 4
+    assert reshard("s3://corpus/lists/keep", "s3://corpus/kept").already_there == 2
+    reshard(str(tmp_path / "keep"), str(tmp_path / "kept"))
+    for name in ("0.tar", "1.tar", "0.parquet"):
+        assert (signed_in / "kept" / name).read_bytes() == (tmp_path / "kept" / name).read_bytes()
+    with pytest.raises(ArtifactError, match="nothing is overwritten"):
+        reshard(str(tmp_path / "keep"), "s3://corpus/raw")
+    with pytest.raises(ArtifactError, match="another keep_list"):
+        reshard(str(tmp_path / "keep"), "s3://corpus/kept")
+    (signed_in / "raw" / "1.tar").unlink()
+    (signed_in / "kept" / "1_stats.json").unlink()
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(SourceError, match=r"s3://corpus/raw/1\.tar: not found"):
+        reshard("s3://corpus/lists/keep", "s3://corpus/kept")

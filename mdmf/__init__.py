@@ -1,0 +1,32 @@
+"""For notebooks and training code: ask the warehouse, apply keep-lists.
+
+Importing it costs next to nothing; DuckDB is imported when the warehouse is asked, torch never by a keep-list.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mdmf_core.errors import KeepListError, MdmfError
+from mdmf_core.keeplist import KeepList
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+__all__ = ["KeepList", "KeepListError", "MdmfError", "to_arrow", "to_pandas"]
+
+
+def to_pandas(warehouse: str, sql: str, parameters: list[Any] | None = None) -> pd.DataFrame:
+    """The result of one read-only query as a pandas frame: ``to_pandas("w.duckdb", "SELECT * FROM flagged(?)", [0.05])``."""
+    from tasks.warehouse import query
+
+    return query(warehouse, sql, parameters)
+
+
+def to_arrow(warehouse: str, sql: str, parameters: list[Any] | None = None) -> pa.Table:
+    """The result of one read-only query as an Arrow table, for polars, datasets, Ray and others."""
+    from tasks.warehouse import connect
+
+    with connect(warehouse, read_only=True) as connection:
+        return connection.sql(sql, params=parameters or []).to_arrow_table()
