@@ -16,9 +16,7 @@ from mdmf_core.mmd import density
 class Evidence:
     """Per patch of one image, in float64, in the scorer's order of patches."""
 
-    witness: Float[
-        Tensor, " patches"
-    ]  # kernel units, in [-1, 1]; positive = unlike real, like the rest of the image
+    witness: Float[Tensor, " patches"]  # kernel units, in [-1, 1]; positive = unlike real, like the rest of the image
     rarity: Float[Tensor, " patches"]  # in (0, 1]; small = few patches of real images lie so far from the others
     nearest: Int[Tensor, "patches k"]  # points of the slice, the most similar first
     similarity: Float[Tensor, "patches k"]  # their kernel values, in [0, 1]
@@ -85,4 +83,6 @@ def paint(
     for value, (top, left), (bottom, right) in zip(values, low, high, strict=True):
         total[top:bottom, left:right] += value
         covering[top:bottom, left:right] += 1
-    return np.divide(total, covering, out=np.full((rows, columns), np.nan), where=covering > 0)
+    found: Float[np.ndarray, "rows columns"] = np.full((rows, columns), np.nan)
+    np.divide(total, covering, out=found, where=covering > 0)
+    return found

@@ -1,0 +1,296 @@
+"use strict";
+// Everything here is an addition: without it the page still shows all galleries and figures.
+const $ = (selector, root = document) => root.querySelector(selector);
+const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
+const data = JSON.parse($("#data").textContent);
+const FIRST = 24; // cards of a gallery before "Show all"
+document.documentElement.classList.add("scripted");
+
+/* An element with text and children; text is never read as HTML. */
+function element(name, attributes = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.append(...children.filter((child) => child !== null && child !== undefined));
+  return made;
+}
+
+/* What this browser remembers; nothing where storage is switched off. */
+const memory = {
+  read(key, otherwise) {
+    try { return JSON.parse(localStorage.getItem(key)) ?? otherwise; } catch { return otherwise; }
+  },
+  write(key, value) {
+    try { localStorage.setItem(key, JSON.stringify(value)); } catch { /* the page works without */ }
+  },
+};
+
+/* Theme */
+const theme = memory.read("mdmf-theme", null);
+if (theme) document.documentElement.dataset.theme = theme;
+$("#theme").addEventListener("click", () => {
+  const dark = getComputedStyle(document.documentElement).colorScheme === "dark"
+    || (!document.documentElement.dataset.theme && matchMedia("(prefers-color-scheme: dark)").matches);
+  document.documentElement.dataset.theme = dark ? "light" : "dark";
+  memory.write("mdmf-theme", document.documentElement.dataset.theme);
+});
+
+/* Copying; the older way serves pages that come over plain http. */
+async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    const area = element("textarea");
+    area.value = text;
+    (document.querySelector("dialog[open]") ?? document.body).append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
+}
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-copy]");
+  if (!button) return;
+  await copy(button.dataset.copy);
+  button.textContent = "Copied";
+  setTimeout(() => { button.textContent = "Copy"; }, 1500);
+});
+
+/* Verdicts, kept by warehouse so that another report of it knows them */
+const STORE = `mdmf-verdicts ${data.warehouse}`;
+const verdicts = memory.read(STORE, {});
+const filters = $("#filters");
+filters.reviewer.value = memory.read("mdmf-reviewer", "");
+filters.reviewer.addEventListener("change", () => memory.write("mdmf-reviewer", filters.reviewer.value));
+
+function mark(id, verdict, reason) {
+  const image = data.images[id];
+  if (verdict) verdicts[id] = { shard_url: image.shard_url, key: image.key, verdict, reviewer: filters.reviewer.value, reason };
+  else delete verdicts[id];
+  memory.write(STORE, verdicts);
+  showVerdicts();
+}
+function showVerdicts() {
+  for (const card of $$(".card[data-id]")) {
+    const found = verdicts[card.dataset.id];
+    if (found) card.dataset.verdict = found.verdict; else delete card.dataset.verdict;
+  }
+  const count = Object.keys(verdicts).length;
+  $("#download").disabled = count === 0;
+  $("#download").textContent = count ? `Download verdicts (${count})` : "Download verdicts";
+}
+function csv() {
+  const cell = (value) => (/[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
+  const lines = Object.entries(verdicts).map(([id, found]) =>
+    [id, found.shard_url, found.key, found.verdict, found.reviewer || filters.reviewer.value, found.reason].map(cell).join(","));
+  return ["image_id,shard_url,key,verdict,reviewer,reason", ...lines].join("\r\n") + "\r\n";
+}
+$("#download").addEventListener("click", () => {
+  const link = element("a", { href: URL.createObjectURL(new Blob([csv()], { type: "text/csv" })), download: "verdicts.csv" });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+});
+
+/* Filters */
+function passes(card) {
+  const image = data.images[card.dataset.id];
+  const p = Number(card.dataset.p);
+  const found = verdicts[card.dataset.id]?.verdict;
+  const text = filters.text.value.trim().toLowerCase();
+  return (!filters.source?.value || card.dataset.source === filters.source.value)
+    && (!filters.decision.value || card.dataset.decision === filters.decision.value)
+    && (filters.low.value === "" || p >= Number(filters.low.value))
+    && (filters.high.value === "" || p <= Number(filters.high.value))
+    && (!text || `${image.key}\n${image.caption ?? ""}`.toLowerCase().includes(text))
+    && (!filters.marked.value || (filters.marked.value === "no" ? !found : found === filters.marked.value));
+}
+function filter() {
+  let shown = 0;
+  let all = 0;
+  for (const gallery of $$(".gallery")) {
+    const cards = $$(".card[data-id]", gallery);
+    if (!cards.length) continue;
+    const passing = new Set(cards.filter(passes));
+    const most = "whole" in gallery.dataset ? passing.size : FIRST;
+    let left = most;
+    for (const card of cards) card.hidden = !(passing.has(card) && left-- > 0);
+    $(".empty", gallery).hidden = passing.size > 0;
+    const more = $(".more", gallery);
+    more.hidden = passing.size <= most;
+    more.textContent = `Show all ${passing.size}`;
+    shown += passing.size;
+    all += cards.length;
+  }
+  $("#shown").textContent = shown === all ? `${all} places` : `${shown} of ${all} places`;
+}
+filters.addEventListener("input", filter);
+filters.addEventListener("submit", (event) => event.preventDefault());
+filters.addEventListener("reset", () => setTimeout(filter));
+document.addEventListener("click", (event) => {
+  if (!event.target.matches(".more")) return;
+  event.target.closest(".gallery").dataset.whole = "";
+  filter();
+});
+
+/* Arrow keys between the cards of a gallery */
+document.addEventListener("keydown", (event) => {
+  const link = event.target.closest?.(".card .open");
+  const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: 0, ArrowDown: 0 }[event.key];
+  if (!link || step === undefined || event.altKey || event.ctrlKey || event.metaKey) return;
+  event.preventDefault();
+  const links = $$(".card:not([hidden]) .open", link.closest(".gallery"));
+  const columns = links.filter((other) => other.offsetParent.offsetTop === links[0].offsetParent.offsetTop).length;
+  const move = step || (event.key === "ArrowUp" ? -columns : columns);
+  links[links.indexOf(link) + move]?.focus();
+});
+
+/* Panel */
+const panel = $("#panel");
+let current = null; // { id, links } of the gallery it was opened from
+const SHOW = ["all", "image", "witness", "density"];
+const show4 = (value) => (value === null || value === undefined ? "" : Number(value).toPrecision(4));
+
+function open(link) {
+  current = { id: link.closest(".card").dataset.id, links: $$(".card:not([hidden]) .open", link.closest(".gallery")), at: link };
+  fill();
+  if (!panel.open) panel.showModal();
+}
+function step(by) {
+  const next = current.links[current.links.indexOf(current.at) + by];
+  if (next) open(next);
+}
+function view(name) {
+  $(".frames").dataset.view = name;
+  for (const button of $$("[data-view]", $(".views"))) button.setAttribute("aria-pressed", String(button.dataset.view === name));
+  for (const figure of $$("[data-frame]")) {
+    const there = figure.dataset.frame === "image" || data.images[current.id].evidence;
+    figure.hidden = !there || (name !== "all" && figure.dataset.frame !== name);
+  }
+  memory.write("mdmf-view", name);
+}
+function fill() {
+  const image = data.images[current.id];
+  const picture = image.thumbnail && `${data.pictures}/${image.thumbnail}`;
+  const evidence = image.evidence;
+  $("#panel-title bdi").textContent = image.caption || image.key;
+  for (const frame of $$(".frame")) {
+    const [base, map] = $$("img", frame);
+    base.hidden = !picture;
+    if (picture) base.src = picture;
+    if (!map) { base.alt = image.caption || image.key; continue; }
+    const which = frame.closest("figure").dataset.frame;
+    map.hidden = !evidence;
+    if (evidence) map.src = `${data.pictures}/${evidence[`${which}_map`]}`;
+    map.alt = `${which} map`;
+  }
+  const missing = image.problem ?? (evidence ? null : data.noEvidence);
+  $("#missing").hidden = !missing;
+  $("#missing").textContent = missing ? `${picture ? "No evidence map" : "No picture and no evidence map"}: ${missing}` : "";
+  box(evidence?.rarest.box);
+  view(evidence ? memory.read("mdmf-view", "all") : "image");
+  $("#previous").disabled = current.links[0] === current.at;
+  $("#next").disabled = current.links.at(-1) === current.at;
+  $("#nearest").replaceChildren(...(evidence ? nearest(image, evidence) : []));
+  $("#facts").replaceChildren(...facts(current.id, image));
+  pressVerdict();
+}
+function box(edges) {
+  const frame = $(".box");
+  frame.hidden = $("#box-note").hidden = !edges;
+  if (!edges) return;
+  const [top, left, bottom, right] = edges.map((share) => `${100 * share}%`);
+  Object.assign(frame.style, { top, left, width: `calc(${right} - ${left})`, height: `calc(${bottom} - ${top})` });
+}
+function nearest(image, evidence) {
+  const table = (title, patch) => element("div", {},
+    element("p", {}, title, element("br"), element("span", { class: "soft" },
+      `pixels ${patch.pixels[1]}, ${patch.pixels[0]} · witness ${show4(patch.witness)} · rarer than all but ${show4(100 * patch.rarity)} % of real patches`)),
+    element("table", {},
+      element("thead", {}, element("tr", {}, ...["bank point", "kernel", "distance / σ"].map((name, at) =>
+        element("th", at ? { scope: "col", class: "n" } : { scope: "col" }, name)))),
+      element("tbody", {}, ...patch.nearest.map(([point, kernel]) => element("tr", {},
+        element("td", {}, `${image.domain} #${point}`), element("td", { class: "n" }, kernel.toFixed(4)),
+        element("td", { class: "n" }, kernel > 0 ? Math.sqrt(-2 * Math.log(kernel)).toFixed(2) : "> 4"))))));
+  const sources = (data.bankSources[image.domain] ?? []).map((entry) => `${entry.source} (${entry.images})`).join(", ");
+  return [
+    element("h3", {}, "Nearest bank patches"),
+    element("div", { class: "pair" }, table("of the rarest patch", evidence.rarest), table("of the most ordinary patch", evidence.commonest)),
+    element("p", { class: "soft" }, sources ? `Real images behind this slice: ${sources}` : ""),
+  ];
+}
+function list(rows) {
+  const made = element("dl");
+  for (const [name, value, hint] of rows) {
+    if (value === null || value === undefined || value === "") continue;
+    made.append(element("dt", {}, name), element("dd", {}, element("bdi", {}, String(value)), hint ? element("span", { class: "hint" }, ` ${hint}`) : null));
+  }
+  return made;
+}
+function facts(id, image) {
+  const known = data.lineage;
+  const run = data.runs[image.run_id] ?? {};
+  const sql = `SELECT * FROM scored WHERE image_id = '${id}'`;
+  return [
+    element("h3", {}, "Score"), list([
+      ["decision", image.decision, `at a ${100 * data.line} % budget`], ["p-value", show4(image.p_value)],
+      ["score", show4(image.score), "higher = more likely generated"], ["mmd2", show4(image.mmd2), "distance from the bank, squared"],
+      ["cross term", show4(image.cross_term), "low = far from real"], ["self term", show4(image.self_term), "high = patches alike"],
+      ["top k", show4(image.top_k), "density of the farthest patches"], ["patches", image.patches, `farthest: #${image.top_patch}`],
+      ["witness", image.evidence ? show4(image.evidence.witness) : null, "mean = self - cross"],
+      ["rare patches", image.evidence ? `${image.evidence.rare} of ${image.patches}` : null, "at most 1 % of real ones so rare"],
+      ["slice", image.domain, image.in_support ? "" : "does not cover this image"]]),
+    element("h3", {}, "Image"), list([
+      ["key", image.key], ["shard", image.shard_url], ["source", image.source], ["url", image.url], ["caption", image.caption],
+      ["file", `${image.format} ${image.width} × ${image.height}, ${Math.ceil(image.bytes / 1000)} kB`],
+      ["JPEG quality", image.jpeg_quality], ["border", image.border_px ? `${image.border_px} px, not scored` : null],
+      ["resized", image.resized === null ? null : image.resized ? "yes" : "no"], ["sha256", image.sha256], ["image id", id]]),
+    element("h3", {}, "Lineage"), list([
+      ["scorer", known.scorer, known.scorer_digest], ["bank", `${known.bank}@${known.bank_version}`, known.bank_digest],
+      ["calibration", `${known.calibration_images} real images`, known.calibration_digest],
+      ["run", image.run_id, run.started ?? ""], ["scored", image.scored_at], ["code", run.code_version ? `mdmf ${run.code_version}` : null],
+      ["device", run.device], ["source", run.source]]),
+    element("h3", {}, "SQL"), element("div", { class: "sql" }, element("pre", {}, element("code", {}, sql)),
+      element("button", { type: "button", class: "copy", "data-copy": sql }, "Copy")),
+  ];
+}
+function pressVerdict() {
+  const found = verdicts[current.id];
+  for (const button of $$("[data-verdict]", panel)) button.setAttribute("aria-pressed", String(found?.verdict === button.dataset.verdict));
+  $("#reason").value = found?.reason ?? "";
+}
+function judge(verdict) {
+  mark(current.id, verdicts[current.id]?.verdict === verdict ? null : verdict, $("#reason").value);
+  pressVerdict();
+}
+document.addEventListener("click", (event) => {
+  const link = event.target.closest(".card .open");
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  open(link);
+});
+panel.addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (event.target === panel || button?.id === "close") panel.close();
+  else if (button?.id === "previous") step(-1);
+  else if (button?.id === "next") step(1);
+  else if (button?.dataset.view) view(button.dataset.view);
+  else if (button?.dataset.verdict) judge(button.dataset.verdict);
+});
+panel.addEventListener("close", () => { current?.at.focus(); filter(); });
+panel.addEventListener("keydown", (event) => {
+  if (event.target.matches("input") || event.altKey || event.ctrlKey || event.metaKey) return;
+  const verdict = { g: "generated", r: "real", u: "unsure" }[event.key.toLowerCase()];
+  if (event.key === "ArrowLeft" || event.key === "ArrowRight") { event.preventDefault(); step(event.key === "ArrowLeft" ? -1 : 1); }
+  else if (verdict) judge(verdict);
+  else if (/^[1-4]$/.test(event.key) && data.images[current.id].evidence) view(SHOW[event.key - 1]);
+});
+$("#reason").addEventListener("change", () => {
+  const found = verdicts[current.id];
+  if (found) mark(current.id, found.verdict, $("#reason").value);
+});
+$("#opacity").addEventListener("input", (event) => {
+  for (const map of $$(".map")) map.style.opacity = event.target.value / 100;
+});
+$("#opacity").dispatchEvent(new Event("input"));
+
+showVerdicts();
+filter();
