@@ -9,6 +9,11 @@ import numpy as np
 from PIL import Image
 
 from tasks.bank_assembly import BuildSettings
+from tasks.extract import score_shard
+from tasks.kit import ScoringKit
+from tasks.landing import land
+from tasks.shards import list_shards
+from tasks.warehouse import RunRecord, connect, migrate, parts_folder, start_run
 
 ROOT = Path(__file__).parent.parent
 # Everything that must not depend on when, where or in which run a row was made.
@@ -93,3 +98,16 @@ def write_folder(path: Path, seeds: range, **options: object) -> Path:
     for seed in seeds:
         (path / f"{seed}.jpg").write_bytes(encoded(seed, **options))
     return path
+
+
+def landed(warehouse: Path, source: object, kit: ScoringKit, scorer: str = "default") -> str:
+    """A warehouse with the rows of a source, without Prefect: read, scored and landed as the flow does it."""
+    run = "00000000-0000-0000-0000-000000000001"
+    with connect(str(warehouse)) as connection:
+        migrate(connection)
+        record = RunRecord(run, "curate", str(source), {"scorer": scorer}, "0.1.0", "host", "cpu float32")
+        start_run(connection, record, kit, promote=False)
+    shards = list_shards(str(source), 1000)
+    outcomes = [score_shard(shard, kit, parts_folder(str(warehouse)), run, None, lambda members: None) for shard in shards]
+    land(str(warehouse), outcomes, kit.key)
+    return str(warehouse)

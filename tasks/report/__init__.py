@@ -42,8 +42,8 @@ def write_report(
     found = _gather(warehouse)
     if found is None:
         return None
-    if isinstance(kit, ScoringKit) and str(short_id(kit.key.bank_id)) != found["lineage"]["bank_id"]:
-        kit = NoEvidence("the views show another bank than the one in use here; `mdmf report` draws the maps")
+    if isinstance(kit, ScoringKit) and str(short_id(kit.key.calibration_id)) != found["lineage"]["calibration_id"]:
+        kit = NoEvidence("the views show another bank or calibration than the one in use here")
     pictures = Pictures()
     _draw(found, kit, pictures, storage_block)
     return write_folder(out, render(found | {"title": title}), pictures.files, storage_block)
@@ -112,8 +112,9 @@ def _gather(warehouse: str) -> dict[str, Any] | None:
 
 def _draw(found: dict[str, Any], kit: ScoringKit | NoEvidence, pictures: Pictures, storage_block: str | None) -> None:
     """Thumbnails and maps of the chosen images, set on their records."""
-    loaded = kit if isinstance(kit, ScoringKit) else None
-    found["no_evidence"] = None if isinstance(kit, ScoringKit) else kit.reason
+    loaded, found["no_evidence"] = (kit, None) if isinstance(kit, ScoringKit) else (None, kit.reason)
+    if loaded is not None:
+        facts.score_lines(found["budgets"], loaded.calibration)
     evident = look(found["images"], loaded, pictures, storage_block)
     found["limit"] = limit_of(evident.values())
     for identity, each in evident.items():

@@ -5,7 +5,7 @@ from typing import Any
 
 import duckdb
 
-from mdmf_core.calibration import BUDGETS
+from mdmf_core.calibration import BUDGETS, Calibration, budget
 from tasks.report.selection import Rows, Sources, number, rows
 
 ACCOUNTING = (
@@ -118,6 +118,14 @@ def histograms(counts: Rows, sources: Sources, slices: Rows, edges: list[float])
         unsure = sum(row["images"] for row in own if row["decision"] == "unsure")
         found.append({"source": name, "images": images, "covered": covered, "flagged": flagged, "unsure": unsure, "bins": bins})
     return found
+
+
+def score_lines(budgets: Rows, calibration: Calibration) -> None:
+    """Sets ``score`` of every budget: what scores above it is flagged."""
+    scores = {part.domain: part.scores for part in calibration.slices}
+    for row in budgets:
+        of_slice = scores[row["domain"]]
+        row["score"] = of_slice[-budget(len(of_slice), row["budget"]).rank]
 
 
 def budget_rows(connection: duckdb.DuckDBPyConnection, counts: Rows) -> Rows:

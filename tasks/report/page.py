@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import math
+import os
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,7 +23,11 @@ def render(found: dict[str, Any]) -> bytes:
     environment = Environment(
         loader=PackageLoader("tasks.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"count": _count, "percent": _percent, "number": _number, "short": _short}
+    shared = _shared_folder(found["sources"])
+    environment.filters |= {
+        "count": _count, "percent": _percent, "number": _number, "short": _short,
+        "label": lambda name: name.removeprefix(shared),
+    }  # fmt: skip
     css = f"{_source(environment, 'report.css')}\n{_legend_css()}"
     script = _source(environment, "report.js")
     text = environment.get_template("page.html.jinja").render(
@@ -39,6 +44,7 @@ def render(found: dict[str, Any]) -> bytes:
             },
             "charts": charts(found["histograms"], found["line"]),
             "pictures": PICTURES,
+            "shared_folder": shared,
             "sql": {
                 "accounting": facts.ACCOUNTING,
                 "unfinished": facts.UNFINISHED,
@@ -76,6 +82,14 @@ def charts(histograms: selection.Rows, line: float) -> selection.Rows:
         at_line = next(bar["edge"] for bar in bars if bar["high"] == line)
         found.append(row | {"bars": bars, "top": top, "at_line": at_line})
     return found
+
+
+def _shared_folder(sources: selection.Sources) -> str:
+    """What the names of several folders begin with alike, so that the page need not repeat it."""
+    if sources.kind == "host" or len(sources.names) < 2:
+        return ""
+    # commonpath would take one slash from s3://
+    return os.path.commonprefix(sources.names).rpartition("/")[0] + "/"  # noqa: RUF071
 
 
 def _data(found: dict[str, Any]) -> dict[str, Any]:
@@ -127,8 +141,8 @@ def _count(value: int) -> str:
 
 
 def _percent(share: float) -> str:
-    """With the digits that a small share needs: 5 %, 0.3 %, 0.01 %."""
-    return f"{100 * share:.3g}\u202f%"
+    """With the digits that a small share needs: 77 %, 5 %, 0.29 %, 0.01 %."""
+    return (f"{100 * share:.0f}" if share >= 0.1 else f"{100 * share:.2g}") + "\u202f%"
 
 
 def _number(value: float | None) -> str:

@@ -104,8 +104,7 @@ function passes(card) {
     && (!filters.marked.value || (filters.marked.value === "no" ? !found : found === filters.marked.value));
 }
 function filter() {
-  let shown = 0;
-  let all = 0;
+  const shown = new Set();
   for (const gallery of $$(".gallery")) {
     const cards = $$(".card[data-id]", gallery);
     if (!cards.length) continue;
@@ -117,14 +116,17 @@ function filter() {
     const more = $(".more", gallery);
     more.hidden = passing.size <= most;
     more.textContent = `Show all ${passing.size}`;
-    shown += passing.size;
-    all += cards.length;
+    for (const card of passing) shown.add(card.dataset.id);
   }
-  $("#shown").textContent = shown === all ? `${all} places` : `${shown} of ${all} places`;
+  const all = Object.keys(data.images).length;
+  $("#shown").textContent = shown.size === all ? `${all} images` : `${shown.size} of ${all} images`;
 }
 filters.addEventListener("input", filter);
 filters.addEventListener("submit", (event) => event.preventDefault());
-filters.addEventListener("reset", () => setTimeout(filter));
+$("#clear").addEventListener("click", () => {
+  for (const field of $$("input, select", filters)) if (field !== filters.reviewer) field.value = "";
+  filter();
+});
 document.addEventListener("click", (event) => {
   if (!event.target.matches(".more")) return;
   event.target.closest(".gallery").dataset.whole = "";
@@ -203,7 +205,7 @@ function box(edges) {
 function nearest(image, evidence) {
   const table = (title, patch) => element("div", {},
     element("p", {}, title, element("br"), element("span", { class: "soft" },
-      `pixels ${patch.pixels[1]}, ${patch.pixels[0]} · witness ${show4(patch.witness)} · rarer than all but ${show4(100 * patch.rarity)} % of real patches`)),
+      `pixels ${patch.pixels[1]}, ${patch.pixels[0]} · witness ${show4(patch.witness)} · ${Number(100 * patch.rarity).toPrecision(2)} % of real patches are at least this rare`)),
     element("table", {},
       element("thead", {}, element("tr", {}, ...["bank point", "kernel", "distance / σ"].map((name, at) =>
         element("th", at ? { scope: "col", class: "n" } : { scope: "col" }, name)))),
@@ -214,14 +216,14 @@ function nearest(image, evidence) {
   return [
     element("h3", {}, "Nearest bank patches"),
     element("div", { class: "pair" }, table("of the rarest patch", evidence.rarest), table("of the most ordinary patch", evidence.commonest)),
-    element("p", { class: "soft" }, sources ? `Real images behind this slice: ${sources}` : ""),
+    element("p", { class: "soft" }, `A bank keeps signatures, not pictures: its points go by slice and number.${sources ? ` Real images behind this slice: ${sources}.` : ""}`),
   ];
 }
 function list(rows) {
   const made = element("dl");
-  for (const [name, value, hint] of rows) {
+  for (const [name, value, hint, kind = ""] of rows) {
     if (value === null || value === undefined || value === "") continue;
-    made.append(element("dt", {}, name), element("dd", {}, element("bdi", {}, String(value)), hint ? element("span", { class: "hint" }, ` ${hint}`) : null));
+    made.append(element("dt", {}, name), element("dd", {}, element("bdi", {}, String(value)), hint ? element("span", { class: `hint ${kind}` }, ` ${hint}`) : null));
   }
   return made;
 }
@@ -244,8 +246,8 @@ function facts(id, image) {
       ["JPEG quality", image.jpeg_quality], ["border", image.border_px ? `${image.border_px} px, not scored` : null],
       ["resized", image.resized === null ? null : image.resized ? "yes" : "no"], ["sha256", image.sha256], ["image id", id]]),
     element("h3", {}, "Lineage"), list([
-      ["scorer", known.scorer, known.scorer_digest], ["bank", `${known.bank}@${known.bank_version}`, known.bank_digest],
-      ["calibration", `${known.calibration_images} real images`, known.calibration_digest],
+      ["scorer", known.scorer, known.scorer_digest, "digest"], ["bank", `${known.bank}@${known.bank_version}`, known.bank_digest, "digest"],
+      ["calibration", `${known.calibration_images} real images`, known.calibration_digest, "digest"],
       ["run", image.run_id, run.started ?? ""], ["scored", image.scored_at], ["code", run.code_version ? `mdmf ${run.code_version}` : null],
       ["device", run.device], ["source", run.source]]),
     element("h3", {}, "SQL"), element("div", { class: "sql" }, element("pre", {}, element("code", {}, sql)),
@@ -287,6 +289,9 @@ $("#reason").addEventListener("change", () => {
   const found = verdicts[current.id];
   if (found) mark(current.id, found.verdict, $("#reason").value);
 });
+for (const base of $$(".frame > img:first-child")) {
+  base.addEventListener("load", () => base.parentElement.style.setProperty("--ratio", base.naturalWidth / base.naturalHeight));
+}
 $("#opacity").addEventListener("input", (event) => {
   for (const map of $$(".map")) map.style.opacity = event.target.value / 100;
 });
