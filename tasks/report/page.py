@@ -29,7 +29,7 @@ def render(found: dict[str, Any]) -> bytes:
         "label": lambda name: name.removeprefix(shared),
     }  # fmt: skip
     css = f"{_source(environment, 'report.css')}\n{_legend_css()}"
-    script = _source(environment, "report.js")
+    script = "\n".join(_source(environment, name) for name in ("report.js", "panel.js"))
     text = environment.get_template("page.html.jinja").render(
         found
         | {

@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from matplotlib import colormaps
 from PIL import Image
 
+from mdmf_core.crops import CropPlan
 from mdmf_core.digests import sha256_hex
 from mdmf_core.errors import SourceError
 from mdmf_core.images import decode, thumbnail
@@ -35,7 +36,8 @@ class Seen:
 
     image_id: str
     thumbnail: bytes | None = None
-    pixels: DecodedImage | None = None
+    crops: UInt8[np.ndarray, "n 3 size size"] | None = None
+    area: tuple[int, int] = (0, 0)  # height and width that crops were cut from
     problem: str | None = None
 
 
@@ -61,8 +63,8 @@ class Pictures:
         return name
 
 
-def see(row: dict[str, Any], storage_block: str | None, keep_pixels: bool) -> Seen:
-    """Reads and decodes one image again; whatever is wrong with it must not cost the report."""
+def see(row: dict[str, Any], storage_block: str | None, plan: CropPlan | None) -> Seen:
+    """Reads and decodes one image again, and cuts its crops; whatever is wrong with it must not cost the report."""
     identity = str(row["image_id"])
     if row["kind"] == "tar" and row["locator"] is None:
         return Seen(identity, problem="the warehouse does not know where its bytes lie")
@@ -71,9 +73,10 @@ def see(row: dict[str, Any], storage_block: str | None, keep_pixels: bool) -> Se
         if sha256_hex(data) != row["sha256"]:
             return Seen(identity, problem="its bytes are not those that were scored: the shard has changed since")
         image = decode(data, LIMITS)
+        crops = None if plan is None else plan.cut(image.pixels)
     except (SourceError, ImageExcluded) as error:
         return Seen(identity, problem=str(error)[:300])
-    return Seen(identity, small_enough(image), image if keep_pixels else None)
+    return Seen(identity, small_enough(image), crops, image.pixels.shape[:2])
 
 
 def small_enough(image: DecodedImage) -> bytes:
@@ -90,14 +93,15 @@ def look(
     """Sets ``thumbnail`` and ``problem`` of every record, and gives the evidence of those that could be computed."""
     found: dict[str, Evident] = {}
     densities: dict[str, Densities] = {}
-    batch: list[tuple[dict[str, Any], DecodedImage]] = []
-    with ThreadPoolExecutor(8 if kit is None else kit.decode_threads, thread_name_prefix="report") as pool:
-        for seen in in_order(pool, lambda row: see(row, storage_block, kit is not None), records.values(), window=32):
+    batch: list[tuple[dict[str, Any], Seen]] = []
+    threads, plan = (8, None) if kit is None else (kit.decode_threads, kit.scorer.crops)
+    with ThreadPoolExecutor(threads, thread_name_prefix="report") as pool:
+        for seen in in_order(pool, lambda row: see(row, storage_block, plan), records.values(), window=2 * threads):
             record = records[seen.image_id]
             record["thumbnail"] = None if seen.thumbnail is None else pictures.add(seen.thumbnail, "jpg")
             record["problem"] = seen.problem
-            if kit is not None and seen.pixels is not None:
-                batch.append((record, seen.pixels))
+            if kit is not None and seen.crops is not None:
+                batch.append((record, seen))
                 if len(batch) == kit.batch_images:
                     found |= _evidence(batch, kit, densities)
                     batch = []
@@ -106,19 +110,16 @@ def look(
     return found
 
 
-def _evidence(
-    batch: Iterable[tuple[dict[str, Any], DecodedImage]], kit: ScoringKit, densities: dict[str, Densities]
-) -> dict[str, Evident]:
+def _evidence(batch: list[tuple[dict[str, Any], Seen]], kit: ScoringKit, densities: dict[str, Densities]) -> dict[str, Evident]:
     """Against the slice that the score was taken from."""
-    batch = list(batch)
-    signatures = kit.scorer.extract([kit.scorer.crops.cut(image.pixels) for _, image in batch])
+    signatures = kit.scorer.extract([seen.crops for _, seen in batch if seen.crops is not None])
     slices = {part.domain: part for part in kit.bank.slices}
     found = {}
-    for (record, image), vectors in zip(batch, torch.split(signatures.vectors, signatures.counts), strict=True):
+    for (record, seen), vectors in zip(batch, torch.split(signatures.vectors, signatures.counts), strict=True):
         part = slices[record["domain"]]
         if part.domain not in densities:
             densities[part.domain] = Densities.of(part)
-        height, width, _ = image.pixels.shape
+        height, width = seen.area
         of_patches = evidence(vectors, part, densities[part.domain])
         boxes = kit.scorer.patch_boxes(height, width)
         found[record["image_id"]] = Evident(
