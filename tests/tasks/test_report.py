@@ -96,9 +96,9 @@ def test_evidence_is_of_the_image_its_numbers_agree_with_its_row(drawn):
         assert found["rarest"]["rarity"] <= found["commonest"]["rarity"]
         thumbnail = opened(drawn / "pictures" / record["thumbnail"])
         for name in ("witness_map", "density_map"):
-            drawn = opened(drawn / "pictures" / found[name])
-            assert drawn.size == thumbnail.size
-            assert drawn.convert("RGBA").getchannel("A").getextrema() == (0, 255)  # the crop, and what it leaves out
+            overlay = opened(drawn / "pictures" / found[name])
+            assert overlay.size == thumbnail.size
+            assert overlay.convert("RGBA").getchannel("A").getextrema() == (0, 255)  # the crop, and what it leaves out
     assert "evidence maps in this report" not in text
 
 
