@@ -142,15 +142,23 @@ def sql(
 
 
 @app.command()
-def report(warehouse: Warehouse = "warehouse.duckdb", storage_block: Block = None) -> None:
-    """Write the report page again."""
-    from tasks.report import write_report
+def report(
+    warehouse: Warehouse = "warehouse.duckdb",
+    out: Annotated[str | None, typer.Option(help="Folder, local or s3://; WAREHOUSE.report by default.")] = None,
+    scorer: Annotated[str | None, typer.Option(help="For the evidence maps, if it no longer lies where the runs say.")] = None,
+    bank: Annotated[str | None, typer.Option(help="Its directory, if it no longer lies where the registry says.")] = None,
+    device: Device = "auto",
+    storage_block: Block = None,
+) -> None:
+    """Write the report again: one folder that opens from disk or S3, without a server."""
+    from tasks.report import load_evidence_kit, write_report
 
     with plain_errors():
-        path = write_report(warehouse, warehouse, storage_block)
-        if path is None:
+        kit = load_evidence_kit(warehouse, scorer, bank, device, storage_block)
+        page = write_report(warehouse, warehouse, storage_block, kit, out)
+        if page is None:
             raise MdmfError(f"{warehouse} holds no scored images yet")
-    console.print(path, soft_wrap=True)
+    console.print(page, highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -61,6 +61,7 @@ class TimmBackbone(nn.Module):
         self.model = model.eval()
         self._blocks = sorted(block % depth for block in config.blocks)
         self._grid = config.size // (side if config.pool is None else config.pool)
+        self._side = config.size / self._grid
         cfg: Mapping[str, Sequence[float]] = model.pretrained_cfg  # type: ignore[assignment]
         self.register_buffer("mean", torch.tensor(cfg["mean"]).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(cfg["std"]).view(1, 3, 1, 1))
@@ -76,6 +77,11 @@ class TimmBackbone(nn.Module):
             intermediates_only=True,
         )
         return self._pooled(maps)
+
+    def patch_boxes(self) -> list[tuple[float, float, float]]:
+        """(top, left, side) of every token's patch, in pixels of a crop; pooled patches to the nearest of the model's own."""
+        edges = [index * self._side for index in range(self._grid)]
+        return [(top, left, self._side) for top in edges for left in edges]
 
     def describe(self, crops: UInt8[Tensor, "n 3 size size"]) -> tuple[Float[Tensor, "n k d"], Float[Tensor, "n e"]]:
         """Patch tokens, and the global embedding of the whole model that timm gives before its classifier."""

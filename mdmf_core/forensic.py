@@ -107,6 +107,10 @@ class ForensicBackbone(nn.Module):
         parts = torch.split(crops, 16) if crops.device.type == "cpu" else [crops]
         return torch.cat([self._tokens(part) for part in parts])
 
+    def patch_boxes(self) -> list[tuple[float, float, float]]:
+        """(top, left, side) of every token's patch, in pixels of a crop."""
+        return [(top, left, 32.0) for top in (0.0, 16.0, 32.0) for left in (0.0, 16.0, 32.0)]
+
     def describe(self, crops: UInt8[Tensor, "n 3 64 64"]) -> tuple[Float[Tensor, "n 9 272"], Float[Tensor, "n 272"]]:
         """Patch tokens and, in place of a global embedding, their mean."""
         tokens = self.forward(crops)

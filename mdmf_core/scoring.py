@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -99,6 +100,21 @@ class Scorer:
         flat: Tensor = tokens.float().flatten(0, 1)
         vectors = flat if self.signature is None else self.signature(flat)
         return Signatures(vectors, [count * per_crop for count in crops], means)
+
+    def patch_boxes(self, height: int, width: int) -> Float[np.ndarray, "patches 4"]:
+        """(top, left, bottom, right) of every patch in pixels of the image, in the order of its signatures.
+
+        Raises:
+            ImageExcluded: as ``CropPlan.boxes``.
+        """
+        inside = cast(list[tuple[float, float, float]], self.backbone.patch_boxes())  # type: ignore[operator]
+        return np.array(
+            [
+                (y + top, x + left, y + top + side, x + left + side)
+                for y, x in self.crops.boxes(height, width)
+                for top, left, side in inside
+            ]
+        )
 
     @torch.inference_mode()
     def terms(self, signatures: Float[Tensor, "patches d"], counts: list[int], slices: Sequence[Slice]) -> list[PatchTerms]:

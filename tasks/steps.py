@@ -170,8 +170,8 @@ def land_group(settings: CurateSettings, outcomes: list[ShardOutcome]) -> None:
 
 @task(cache_policy=NO_CACHE, task_run_name="report")
 def report(settings: CurateSettings) -> str | None:
-    """Writes the report page; its path."""
-    return write_report(settings.warehouse, settings.source, settings.storage_block)
+    """Writes the report folder; its page."""
+    return write_report(settings.warehouse, settings.source, settings.storage_block, settings.kit())
 
 
 @task(cache_policy=NO_CACHE, task_run_name="close run")

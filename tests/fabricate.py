@@ -13,6 +13,7 @@ from PIL import Image
 from tasks.bank_assembly import BuildSettings
 from tasks.extract import score_shard
 from tasks.kit import ScoringKit
+from tasks.landing import land
 from tasks.parts import ShardOutcome
 from tasks.runs import RunRecord, start_run
 from tasks.shards import list_shards
@@ -124,3 +125,15 @@ def outcome_of(source: Path, warehouse: str, kit: ScoringKit) -> ShardOutcome:
     """A shard scored into its part, not landed."""
     (shard,) = list_shards(str(source), 1000)
     return score_shard(shard, kit, parts_folder(warehouse), RUN, None, lambda members: None)
+
+
+def landed(warehouse: Path, source: object, kit: ScoringKit, scorer: str = "default") -> str:
+    """A warehouse with the rows of a source, without Prefect: read, scored and landed as the flow does it."""
+    with connect(str(warehouse)) as connection:
+        migrate(connection)
+        record = RunRecord(RUN, "curate", str(source), {"scorer": scorer}, "0.1.0", "host", "cpu float32")
+        start_run(connection, record, kit, promote=False)
+    shards = list_shards(str(source), 1000)
+    outcomes = [score_shard(shard, kit, parts_folder(str(warehouse)), RUN, None, lambda members: None) for shard in shards]
+    land(str(warehouse), outcomes, kit.key)
+    return str(warehouse)

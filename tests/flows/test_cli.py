@@ -96,6 +96,15 @@ def test_a_source_that_is_not_there_ends_the_command_without_a_warehouse(tmp_pat
     assert not (tmp_path / "w.duckdb").exists()
 
 
+def test_the_report_can_be_written_elsewhere_but_never_over_something_else(warehouse, tmp_path):
+    status, text = mdmf("report", "--warehouse", warehouse, "--out", tmp_path / "page", "--device", "cpu")
+    assert (status, text.strip()) == (0, str(tmp_path / "page" / "index.html"))
+    assert "No evidence maps" not in (tmp_path / "page" / "index.html").read_text()
+    (tmp_path / "page" / "mdmf-report.json").unlink()
+    status, text = mdmf("report", "--warehouse", warehouse, "--out", tmp_path / "page")
+    assert (status, "is not a report of mdmf" in text) == (1, True)
+
+
 def test_sql_in_each_format(warehouse):
     status, text = mdmf("sql", "SELECT count(*) AS n FROM scored", "--warehouse", warehouse)
     assert (status, "30" in text) == (0, True)

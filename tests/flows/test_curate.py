@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from fabricate import CONTENT, ROOT, encoded, write_shard, write_tar
 
-from mdmf_core.errors import MdmfError
+from mdmf_core.errors import ArtifactError, MdmfError
 from tasks.warehouse import query
 
 SAMPLES = ROOT / "samples" / "laion-mini"
@@ -104,7 +104,7 @@ def test_a_run_in_which_nothing_could_be_scored_fails_and_says_why(curate, tmp_p
 
 def test_a_run_that_breaks_after_landing_is_closed_as_failed_and_keeps_its_rows(curate, tmp_path):
     (tmp_path / "warehouse.duckdb.report").write_text("a file where the report's folder should be")
-    with pytest.raises(OSError, match="report"):
+    with pytest.raises(ArtifactError, match="it is a file"):
         curate(write_shard(tmp_path / "00000.tar", range(2)))
     run = rows(tmp_path / "warehouse.duckdb", "SELECT state, finished_at FROM runs").iloc[0]
     assert run["state"] == "failed"
@@ -229,7 +229,6 @@ def test_what_cannot_work_is_refused_in_one_sentence(curate, tmp_path, parameter
 
 
 def test_bank_of_another_scorer_is_refused_with_both_digests(curate, tmp_path, tiny_scorer, tiny_bank):
-    from mdmf_core.errors import ArtifactError
     from tasks.scorers import load_bank, load_scorer
 
     source = write_shard(tmp_path / "00000.tar", range(2))

@@ -8,12 +8,13 @@ import pytest
 import s3fs
 from conftest import KEY, SECRET
 from corpora import sample, scored_warehouse
-from fabricate import CONTENT, build_settings, write_labelled, write_shard, write_tar
+from fabricate import CONTENT, build_settings, landed, write_labelled, write_shard, write_tar
 from prefect.blocks.system import Secret
 
 from mdmf_core.errors import ArtifactError, MdmfError, SourceError
 from tasks.banks import build
 from tasks.export import ExportSettings, export
+from tasks.report import write_report
 from tasks.reshard import reshard
 from tasks.scorers import load_kit, load_scorer
 from tasks.shards import list_shards
@@ -31,8 +32,25 @@ def test_s3_gives_the_same_rows_as_local_disk(curate, signed_in, tmp_path):
     pd.testing.assert_frame_equal(*frames)
     digests = [query(str(tmp_path / f"{name}.duckdb"), "SELECT digest FROM shards ORDER BY url") for name in ("s3", "local")]
     pd.testing.assert_frame_equal(*digests)
-    assert "data:image/jpeg;base64" in Path(there.report).read_text()  # pictures were read by range
+    pictures = [sorted(path.name for path in (Path(run.report).parent / "pictures").iterdir()) for run in (there, here)]
+    assert pictures[0] == pictures[1]  # read by range
+    assert len(pictures[0]) == 3 * there.scored
     assert curate("s3://corpus/*.tar", warehouse=str(tmp_path / "s3.duckdb")).already_complete == 2
+
+
+def test_the_report_is_written_to_s3_and_never_over_a_prefix_that_is_not_ours(signed_in, tiny_scorer, tiny_bank, tmp_path):
+    kit = load_kit(tiny_scorer, tiny_bank, "cpu", 8, 1, None)
+    warehouse = landed(tmp_path / "w.duckdb", write_shard(tmp_path / "00000.tar", range(3)), kit)
+    for _ in range(2):  # new, and over our own
+        assert write_report(warehouse, "t", None, kit, "s3://corpus/reports/one") == "s3://corpus/reports/one/index.html"
+    here = Path(write_report(warehouse, "t", None, kit)).parent
+    names = [sorted(path.name for path in (folder / "pictures").iterdir()) for folder in (signed_in / "reports" / "one", here)]
+    assert names[0] == names[1]
+    (signed_in / "mine").mkdir()
+    (signed_in / "mine" / "index.html").write_text("mine")
+    with pytest.raises(ArtifactError, match="is not a report of mdmf"):
+        write_report(warehouse, "t", None, kit, "s3://corpus/mine")
+    assert [path.name for path in (signed_in / "mine").iterdir()] == ["index.html"]
 
 
 def test_credentials_from_a_prefect_block(curate, bucket, tmp_path, monkeypatch):
