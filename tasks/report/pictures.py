@@ -16,7 +16,7 @@ from mdmf_core.crops import CropPlan
 from mdmf_core.digests import sha256_hex
 from mdmf_core.errors import SourceError
 from mdmf_core.images import decode, thumbnail
-from mdmf_core.records import DecodedImage, ImageExcluded
+from mdmf_core.records import DecodedImage, ExclusionReason, ImageExcluded
 from mdmf_core.witness import Densities, Evidence, evidence, paint
 from tasks.extract import LIMITS, in_order
 from tasks.kit import ScoringKit
@@ -27,6 +27,7 @@ MAX_THUMBNAIL, MAX_MAP = 24_000, 4_000  # bytes; with the counts in ``selection`
 RAREST = 0.001  # lower end of the density map's colours
 # Safe for colour-blind readers: one runs from purple over white to orange, the other from yellow (rare) to dark blue.
 WITNESS, DENSITY = "PuOr_r", "cividis_r"
+_NOT_AGAIN = (ExclusionReason.DECODER_CRASHED, ExclusionReason.DECODER_TIMEOUT)
 _CLEAR = 255  # palette entry of what no patch covers
 
 
@@ -66,6 +67,8 @@ class Pictures:
 def see(row: dict[str, Any], storage_block: str | None, plan: CropPlan | None) -> Seen:
     """Reads and decodes one image again, and cuts its crops; whatever is wrong with it must not cost the report."""
     identity = str(row["image_id"])
+    if row.get("reason") in _NOT_AGAIN:
+        return Seen(identity, problem="its decoder ended or hung; it is not decoded again here, in the run's own process")
     if row["kind"] == "tar" and row["locator"] is None:
         return Seen(identity, problem="the warehouse does not know where its bytes lie")
     try:
@@ -74,8 +77,8 @@ def see(row: dict[str, Any], storage_block: str | None, plan: CropPlan | None) -
             return Seen(identity, problem="its bytes are not those that were scored: the shard has changed since")
         image = decode(data, LIMITS)
         crops = None if plan is None else plan.cut(image.pixels)
-    except (SourceError, ImageExcluded) as error:
-        return Seen(identity, problem=str(error)[:300])
+    except (SourceError, ImageExcluded, MemoryError) as error:
+        return Seen(identity, problem=(str(error) or "no memory to decode it")[:300])
     return Seen(identity, small_enough(image), crops, image.pixels.shape[:2])
 
 
