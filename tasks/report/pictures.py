@@ -76,6 +76,8 @@ def see(row: dict[str, Any], storage_block: str | None, plan: CropPlan | None) -
         if sha256_hex(data) != row["sha256"]:
             return Seen(identity, problem="its bytes are not those that were scored: the shard has changed since")
         image = decode(data, LIMITS)
+        if not image.pixels.size:
+            return Seen(identity, problem="nothing but a uniform border")
         crops = None if plan is None else plan.cut(image.pixels)
     except (SourceError, ImageExcluded, MemoryError) as error:
         return Seen(identity, problem=(str(error) or "no memory to decode it")[:300])

@@ -11,11 +11,13 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pytest
-from fabricate import encoded, landed, write_shard, write_tar
+from corpus import corpus as corpus_files
+from fabricate import encoded, landed, write_folder, write_shard, write_tar
 from PIL import Image
 
 import tasks.report.pictures as pictures
 import tasks.report.selection as selection
+from mdmf_core.digests import sha256_hex
 from mdmf_core.errors import ArtifactError
 from mdmf_core.images import ImageLimits, decode
 from tasks.report import NoEvidence, load_evidence_kit, write_report
@@ -230,6 +232,17 @@ def test_hostile_keys_captions_and_sources_are_text_on_the_page(kit, tmp_path):
     assert max(len(record["key"]) for record in data["images"].values()) < 600
     for sql in re.findall(r'data-copy="([^"]*)"', text):
         duckdb.extract_statements(html.unescape(sql))
+
+
+def test_no_damaged_image_costs_more_than_its_own_picture(tmp_path):
+    files = [entry for entry in corpus_files() if entry.family in ("modes", "strips", "foreign")] + list(corpus_files())[::6]
+    write_folder(tmp_path / "all", range(0))
+    for number, entry in enumerate(files):
+        (tmp_path / "all" / str(number)).write_bytes(entry.data)
+        row = {"image_id": number, "kind": "folder", "key": str(number), "locator": None, "bytes": len(entry.data)}
+        row |= {"shard_url": f"{tmp_path}/all#slice=0of1", "sha256": sha256_hex(entry.data)}
+        seen = pictures.see(row, None, None)
+        assert (seen.thumbnail is None) == (seen.problem is not None), entry.name
 
 
 def test_an_empty_warehouse_has_no_report(tmp_path):
