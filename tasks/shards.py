@@ -3,7 +3,7 @@
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -35,9 +35,21 @@ def list_shards(source: str, images_per_slice: int, storage_block: str | None = 
     Raises:
         SourceError: nothing there, no access, or a kind of file that is not supported.
     """
+    shards = listed(expand_braces(source), images_per_slice, storage_block)
+    if not shards or all(shard.size_bytes < 0 for shard in shards):
+        raise SourceError(f"{source}: no shards or images there. Check the path, the pattern and the bucket")
+    return shards
+
+
+def listed(urls: Iterable[str], images_per_slice: int, storage_block: str | None = None) -> list[Shard]:
+    """The same for several sources without braces; a shard that is not there has a size of -1.
+
+    Raises:
+        SourceError: no access, or a kind of file that is not supported.
+    """
     shards: list[Shard] = []
     listings: dict[str, dict[str, dict[str, Any]]] = {}
-    for url in expand_braces(source):
+    for url in urls:
         filesystem, path = open_storage(url, storage_block, listing=True)
         if not listings:
             filesystem.invalidate_cache()  # what an earlier run in this process saw
@@ -56,8 +68,6 @@ def list_shards(source: str, images_per_slice: int, storage_block: str | None = 
             if folder not in listings:
                 listings[folder] = _listing(filesystem, folder)
             shards.append(_shard(filesystem, shard_path, listings[folder]))
-    if not shards or all(shard.size_bytes < 0 for shard in shards):
-        raise SourceError(f"{source}: no shards or images there. Check the path, the pattern and the bucket")
     return shards
 
 

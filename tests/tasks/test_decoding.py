@@ -238,6 +238,22 @@ def test_ctrl_c_is_left_to_the_parent():
         assert _children_of(pool) == {pid}
 
 
+def test_after_a_slip_halfway_no_answer_goes_to_another_image():
+    first, second = encoded(1), encoded(2, width=300)
+    with DecodePool(1) as pool:
+        with pytest.raises(TypeError):
+            pool.decode("not bytes" * 10_000, PLAN)  # its length went out already
+        assert [pool.decode(data, PLAN).facts.width for data in (first, second)] == [256, 300]
+
+
+def test_a_decoder_whose_program_cannot_run_stops_the_run_and_says_why():
+    with (
+        DecodePool(1, argv=("/no/such/program",)) as pool,
+        pytest.raises(MdmfError, match="a decoder cannot be started: .*No such"),
+    ):
+        pool.decode(b"", PLAN)
+
+
 def test_many_threads_share_a_pool():
     with DecodePool(2) as pool, ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda seed: pool.decode(encoded(seed), PLAN), range(24)))
