@@ -17,7 +17,7 @@ from tasks.decoding import decode_pool
 from tasks.extract import LIMITS, batches, in_order, prepare, score_batch, score_shard
 from tasks.kit import ScoringKit
 from tasks.parts import ShardOutcome, finished_part, part_path, part_writer, read_part
-from tasks.shards import read_member
+from tasks.shards import read_caption, read_member
 from tasks.signatures import signatures_path
 
 _ROWS = 256  # of the old part, held at a time
@@ -79,6 +79,8 @@ def _read(row: dict[str, Any], shard: Shard, storage_block: str | None) -> Membe
         return replace(member, excluded=ExclusionReason.TOO_LARGE, detail=row["detail"])
     try:
         data = read_member(shard.url, shard.kind, member.key, member.locator, member.size, storage_block)
+        if shard.kind == "folder" and row["reason"] == ExclusionReason.STORAGE:  # then nobody looked for its caption
+            member = replace(member, caption=read_caption(shard.url, member.key, storage_block))
     except (SourceError, ShardUnfinished, ShardCorrupt) as error:  # of this look; what was read before stands
         return replace(member, excluded=ExclusionReason.STORAGE, detail=str(error))
     if row["sha256"] not in (_NOTHING, sha256_hex(data)):

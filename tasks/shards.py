@@ -179,12 +179,29 @@ def _folder_reader(shard: Shard, max_bytes: int, storage_block: str | None) -> F
 
     def caption(key: str) -> str | None:
         try:
-            with SteadyFile(filesystem, f"{root}/{key.rpartition('.')[0]}.txt", budget) as file:
+            with SteadyFile(filesystem, caption_path(root, key), budget) as file:
                 return file.readall().decode("utf-8", "replace")
         except SourceRefused:
             return None
 
     return FolderReader(shard.keys, read, caption)
+
+
+def caption_path(root: str, key: str) -> str:
+    """Where the text beside a folder's image lies."""
+    return f"{root}/{key.rpartition('.')[0]}.txt"
+
+
+def read_caption(shard_url: str, key: str, storage_block: str | None = None) -> str | None:
+    """The text beside one image of a folder's slice; None without one.
+
+    Raises:
+        SourceError: the store does not say.
+    """
+    try:
+        return read_bytes(caption_path(shard_url.rpartition("#slice=")[0], key), storage_block).decode("utf-8", "replace")
+    except SourceRefused:
+        return None
 
 
 def read_member(shard_url: str, kind: str, key: str, locator: int | None, size: int, storage_block: str | None = None) -> bytes:

@@ -223,6 +223,12 @@ def test_what_another_try_cannot_change_is_refused(reason, force, message):
         require_retryable((reason,), force)
 
 
+def test_a_warehouse_that_is_not_there_is_not_made(retry, tmp_path):
+    with pytest.raises(MdmfError, match=f"no warehouse at {tmp_path}"):
+        retry("storage")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_passing_reasons_need_no_force():
     require_retryable(tuple(reason for reason in ExclusionReason if reason.passing), False)
     require_retryable(("undecodable", "corrupt"), True)
@@ -230,6 +236,7 @@ def test_passing_reasons_need_no_force():
 
 def test_a_file_that_the_store_did_not_give_is_read_again_alone(curate, retry, proxied, signed_in, tmp_path):
     write_folder(signed_in / "pictures", range(5))
+    (signed_in / "pictures" / "3.txt").write_text("three")
     undisturbed = tmp_path / "undisturbed.duckdb"
     curate("s3://corpus/pictures", warehouse=str(undisturbed))
     warehouse = tmp_path / "warehouse.duckdb"

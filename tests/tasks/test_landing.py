@@ -9,7 +9,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from fabricate import encoded, open_warehouse, outcome_of, with_an_exclusion, write_shard
+from fabricate import encoded, open_warehouse, outcome_of, write_shard
 
 from mdmf_core.errors import WarehouseError
 from mdmf_core.records import Shard
@@ -82,18 +82,6 @@ def test_a_failed_look_at_what_is_whole_is_no_news(kit, tmp_path):
     land(warehouse, [outcome], kit.key)
     land(warehouse, [replace(deferred(outcome), generation=2)], kit.key)
     assert list(query(warehouse, "SELECT state FROM shards")["state"]) == ["complete"]
-
-
-def test_what_one_key_could_not_decode_stays_for_the_others(kit, tmp_path):
-    warehouse = open_warehouse(tmp_path / "w.duckdb", kit)
-    source = write_shard(tmp_path / "00000.tar", range(3))
-    whole = outcome_of(source, warehouse, kit)
-    other, poorer = with_an_exclusion(whole, source, warehouse, kit)
-    land(warehouse, [whole], kit.key)
-    land(warehouse, [poorer], other)
-    assert query(warehouse, "SELECT count(*) AS n FROM scored")["n"][0] == 3
-    land(warehouse, [whole], kit.key)
-    assert query(warehouse, "SELECT count(*) AS n FROM images")["n"][0] == 3
 
 
 def test_a_part_whose_data_is_damaged_costs_no_other_shard(kit, tmp_path):

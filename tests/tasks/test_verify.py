@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fabricate import RUN, encoded, open_warehouse, outcome_of, with_an_exclusion, write_shard
+from fabricate import RUN, encoded, open_warehouse, outcome_of, write_shard
 from typer.testing import CliRunner
 
 from mdmf_cli.main import app
 from tasks.content import content_digest
-from tasks.landing import land, shard_id
+from tasks.landing import land
 from tasks.parts import part_path, part_writer
 from tasks.scorers import load_kit
 from tasks.shards import list_shards
@@ -186,21 +186,6 @@ def test_a_part_that_was_not_landed_is_landed_over_the_deferral_before_it(wareho
     assert wrong(warehouse, repair=True) == [("orphan part", True)]
     assert list(query(warehouse, "SELECT state FROM shards WHERE url LIKE '%00009.tar'")["state"]) == ["complete"]
     assert wrong(warehouse) == []
-
-
-@pytest.mark.parametrize("poorer_first", [False, True])
-def test_keys_that_could_decode_more_or_less_of_a_shard_are_both_right(warehouse, kit, tmp_path, poorer_first):
-    source = write_shard(tmp_path / "00009.tar", range(90, 93))
-    whole = outcome_of(source, warehouse, kit)
-    other, poorer = with_an_exclusion(whole, source, warehouse, kit)
-    for outcome, key in sorted([(whole, kit.key), (poorer, other)], key=lambda pair: (pair[0] is whole) == poorer_first):
-        land(warehouse, [outcome], key)
-    before = digest(warehouse)
-    assert wrong(warehouse, repair=True) == []
-    assert digest(warehouse) == before
-    change(warehouse, f"UPDATE images SET width = 1 WHERE shard_id = '{shard_id(whole)}'")
-    assert wrong(warehouse, repair=True) == [("content", True)]
-    assert digest(warehouse) == before
 
 
 def test_an_older_content_never_takes_the_place_of_a_newer(warehouse, kit, tmp_path):
