@@ -122,13 +122,10 @@ def _remove_earlier(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome
     for old in {shard, *(old for (old,) in earlier)}:
         for table in ("shards", "scores", "exclusions"):
             connection.execute(f"DELETE FROM {table} WHERE shard_id = ? AND {_SAME_KEY}", [old, *ids])
-    # Rows under other keys point to the same images, and may hold some that were not decoded this time.
-    connection.execute(
-        f"DELETE FROM images WHERE shard_id = ? AND (image_id IN (SELECT image_id FROM ({from_part('images', outcome)})) "
-        "OR image_id NOT IN (SELECT image_id FROM scores WHERE shard_id = ? "
-        "UNION ALL SELECT image_id FROM exclusions WHERE shard_id = ?))",
-        [shard, shard, shard],
-    )
+    # Rows under other keys point to the same images, and to some that were not decoded this time.
+    shared = connection.execute("SELECT count(*) FROM shards WHERE shard_id = ?", [shard]).fetchall()[0][0] > 0
+    brought = f" AND image_id IN (SELECT image_id FROM ({from_part('images', outcome)}))" if shared else ""
+    connection.execute(f"DELETE FROM images WHERE shard_id = ?{brought}", [shard])
     connection.execute(
         "DELETE FROM images WHERE shard_id IN (SELECT unnest(?::UUID[])) AND shard_id NOT IN (SELECT shard_id FROM shards)",
         [[old for (old,) in earlier]],
