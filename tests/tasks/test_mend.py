@@ -5,16 +5,18 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fabricate import RUN, encoded, write_folder, write_tar
+from fabricate import RUN, encoded, open_warehouse, write_folder, write_tar
 
 from mdmf_core.images import ImageLimits
 from mdmf_core.records import Shard
 from tasks import mend
 from tasks.extract import score_shard
 from tasks.kit import ScoringKit
+from tasks.landing import land
 from tasks.mend import mend_shard
 from tasks.parts import ShardOutcome
 from tasks.shards import list_shards
+from tasks.warehouse import query
 
 
 @pytest.fixture
@@ -67,3 +69,20 @@ def test_only_members_of_the_reason_are_asked_of_the_store(kit, scored, tmp_path
     assert asked == ["page.jpg"]
     assert told == [1]
     assert (before.members, before.excluded) == (4, 1)
+
+
+def test_a_slice_that_gains_a_file_takes_the_place_of_what_it_was_without_it(kit, tmp_path):
+    warehouse, folder = open_warehouse(tmp_path / "w.duckdb", kit), write_folder(tmp_path / "pictures", range(3))
+    (folder / "1.txt").write_text("one")
+    (shard,) = list_shards(str(folder), 1000)
+    (folder / "1.jpg").rename(tmp_path / "away.jpg")
+    first = score_shard(shard, kit, str(tmp_path / "parts"), RUN, None, lambda images: None)
+    land(warehouse, [first], kit.key)
+    (tmp_path / "away.jpg").rename(folder / "1.jpg")
+    second = mended(shard, kit, tmp_path, "storage")
+    assert (first.scored, second.scored) == (2, 3)
+    assert first.digest != second.digest
+    land(warehouse, [second], kit.key)
+    held = [query(warehouse, f"SELECT count(*) AS n FROM {table}")["n"][0] for table in ("shards", "images", "exclusions")]
+    assert held == [1, 3, 0]
+    assert query(warehouse, "SELECT caption FROM scored WHERE key = '1.jpg'")["caption"][0] == "one"
