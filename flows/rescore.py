@@ -32,8 +32,8 @@ def rescore(
         storage_block=storage_block,
     )  # fmt: skip
     run_id = str(runtime.flow_run.id or uuid.uuid4())
-    with owner(leases_folder(warehouse), run_id):
-        found = steps.rescore(settings, run_id)
+    with owner(leases_folder(warehouse), run_id) as name:
+        found = steps.rescore(settings, run_id, name)
     get_run_logger().info(
         "%d images of %d shards in %.1f s; %d shards were complete before, %d have no kept signatures",
         found.images, found.shards, found.seconds, found.already_complete, found.without_signatures,

@@ -9,6 +9,7 @@ from pydantic import Field
 from flows.scoring import CurateResult, carry_out
 from tasks import steps
 from tasks.steps import CurateSettings
+from tasks.warehouse import require_warehouse
 
 
 def _run_name() -> str:
@@ -48,6 +49,7 @@ def retry(
     Raises:
         MdmfError: an unknown or permanent reason, or nothing could be read again.
     """
+    require_warehouse(warehouse)
     settings = CurateSettings(
         source=", ".join(reasons), warehouse=warehouse, scorer=scorer, bank=bank, calibration=calibration, keep_signatures=0,
         shards_per_task=shards_per_task, images_per_slice=1000, max_shards=None, batch_images=batch_images,

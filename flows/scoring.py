@@ -46,8 +46,8 @@ def carry_out(settings: CurateSettings, make_plan: Callable[[str], Plan]) -> Cur
     run_id = str(runtime.flow_run.id or uuid.uuid4())
     with owner(leases_folder(settings.warehouse), run_id) as name:
         plan = make_plan(run_id)
-        artifacts.label_run(settings.scorer, settings.bank, plan.to_do, plan.shards)
         with _run_closed(settings, run_id) as failures:
+            artifacts.label_run(settings.scorer, settings.bank, plan.to_do, plan.shards)
             futures = [steps.score_group.submit(settings, plan.path, group, name) for group in range(plan.groups)]
             outcomes = [outcome for landed in _landed(settings, futures, failures) for outcome in landed]
             page = steps.report(settings)
@@ -103,7 +103,7 @@ def _result(plan: Plan, run_id: str, outcomes: list[ShardOutcome], warehouse: st
     return CurateResult(
         run_id=run_id,
         shards=plan.shards,
-        already_complete=plan.shards - plan.to_do - plan.set_aside,
+        already_complete=plan.already_complete,
         set_aside=plan.set_aside,
         complete=states.count("complete"),
         deferred=states.count("deferred"),

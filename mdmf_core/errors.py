@@ -37,6 +37,10 @@ class WarehouseError(MdmfError):
     """The warehouse cannot be opened, written or trusted."""
 
 
+class PartDamaged(WarehouseError):
+    """A shard's part cannot be read. It concerns no other shard."""
+
+
 class WarehouseHeld(WarehouseError):
     """Others held the warehouse for as long as one was ready to wait. Nothing is lost; try again later."""
 

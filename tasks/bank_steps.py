@@ -3,6 +3,7 @@
 import os
 import socket
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Annotated
 
@@ -17,13 +18,15 @@ from tasks.banks import BuiltBank, Calibrated, build, recalibrate
 from tasks.health import BankHealth, examine
 from tasks.kit import ScoringKit
 from tasks.landing import land
+from tasks.leases import Elsewhere, acquire, release
+from tasks.parts import work_name
 from tasks.registry import find, register_bank, register_calibration, register_scorer
 from tasks.rescore import plan_rescore, rescore_shard
 from tasks.reviews import reviewed_generated
 from tasks.runs import RunRecord, finish_run, start_run
 from tasks.scorers import device_label, load_bank, load_kit, load_scorer, resolve_bank
 from tasks.steps import progress_log
-from tasks.warehouse import connect, migrate, parts_folder, transaction
+from tasks.warehouse import connect, leases_folder, migrate, parts_folder, transaction
 
 
 class NamedBank(BaseModel):
@@ -125,7 +128,7 @@ class Rescored(BaseModel):
 
 
 @task(cache_policy=NO_CACHE, task_run_name="rescore with {settings.bank}")
-def rescore(settings: RescoreSettings, run_id: str) -> Rescored:
+def rescore(settings: RescoreSettings, run_id: str, owner: str) -> Rescored:
     """Scores every shard with kept signatures under the bank, landing each as it is done."""
     logger, kit, folder = get_run_logger(), settings.kit(), parts_folder(settings.warehouse)
     plan = plan_rescore(settings.warehouse, folder, kit)
@@ -141,13 +144,21 @@ def rescore(settings: RescoreSettings, run_id: str) -> Rescored:
     with connect(settings.warehouse) as connection:
         migrate(connection)
         promoted = start_run(connection, run, kit, settings.promote)
-    started, images, failure = time.monotonic(), 0, None
+    started, shards, images, failure = time.monotonic(), 0, 0, None
+    leases = leases_folder(settings.warehouse)
     try:
-        for number, (shard, old) in enumerate(plan.shards, start=1):
-            outcome = rescore_shard(shard, old, kit, folder, run_id)
-            land(settings.warehouse, [outcome], kit.key)
-            images += outcome.scored
-            logger.info("%d of %d: %s, %d images", number, len(plan.shards), os.path.basename(shard.url), outcome.scored)
+        for number, (work, old) in enumerate(plan.shards, start=1):
+            url = work.shard.url
+            lease = acquire(leases, work_name(url, kit.key), owner, work.generation)
+            if isinstance(lease, Elsewhere):
+                logger.warning("%s: run %s is at it under this bank; left to it", url, lease.run_id)
+                continue
+            outcome = replace(rescore_shard(work.shard, old, kit, folder, run_id), generation=lease.generation)
+            for overtaken in land(settings.warehouse, [outcome], kit.key):
+                logger.warning("%s: another run took it over and landed it; its rows stay", overtaken)
+            release(leases, lease.shard, lease.generation)
+            shards, images = shards + 1, images + outcome.scored
+            logger.info("%d of %d: %s, %d images", number, len(plan.shards), os.path.basename(url), outcome.scored)
     except BaseException as error:
         failure = f"{type(error).__name__}: {error}"
         raise
@@ -155,7 +166,7 @@ def rescore(settings: RescoreSettings, run_id: str) -> Rescored:
         with connect(settings.warehouse) as connection:
             finish_run(connection, run_id, "failed" if failure else "completed", failure)
     return Rescored(
-        shards=len(plan.shards), images=images, seconds=time.monotonic() - started, already_complete=plan.complete,
+        shards=shards, images=images, seconds=time.monotonic() - started, already_complete=plan.complete,
         without_signatures=plan.without_signatures, promoted=promoted,
     )  # fmt: skip
 

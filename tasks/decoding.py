@@ -78,24 +78,25 @@ class DecodePool:
         Raises:
             MdmfError: no child can be started at all.
         """
-        child = self._seats.get()
+        idle = self._seats.get()
         ended = []
         try:
             for _ in range(2):
-                child = child or _Child(self.argv)
+                child, idle = idle or _Child(self.argv), None
                 try:
-                    return child.decode(data, plan, self.limits)
+                    found = child.decode(data, plan, self.limits)
+                    idle = child
+                    return found
                 except DecoderOverran:
-                    child.kill()
-                    child = None
                     return _excluded(ExclusionReason.DECODER_TIMEOUT, f"longer than {self.limits.max_seconds:g} s")
                 except DecoderEnded as error:
                     ended.append(str(error))
-                    child.kill()
-                    child = None
+                finally:
+                    if idle is None:  # whatever came in between, it may answer this image when it is asked for the next
+                        child.kill()
             return _excluded(ExclusionReason.DECODER_CRASHED, "; again: ".join(ended))
         finally:
-            self._seats.put(child)
+            self._seats.put(idle)
 
     def close(self) -> None:
         """Ends threads and children."""
@@ -130,9 +131,13 @@ class _Child:
 
     def __init__(self, argv: Sequence[str]) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
-        self._process = subprocess.Popen(
-            argv, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, env=_environment()
-        )
+        try:
+            self._process = subprocess.Popen(
+                argv, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, env=_environment()
+            )
+        except OSError as error:  # no memory, or too many processes or files
+            self._stderr.close()
+            raise MdmfError(f"a decoder cannot be started: {error}; command: {' '.join(argv)}") from error
         self._requests, self._replies = cast(IO[bytes], self._process.stdin), cast(IO[bytes], self._process.stdout)
         os.set_blocking(self._requests.fileno(), False)
         for pipe in (self._requests, self._replies):

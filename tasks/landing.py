@@ -41,7 +41,7 @@ def land(warehouse: str, outcomes: list[ShardOutcome], key: WorkKey, patience: f
         URLs of shards that another run took over and landed meanwhile; their rows stay.
 
     Raises:
-        WarehouseError: parts that do not add up to their outcomes. All other shards are landed, nothing of those.
+        WarehouseError: parts that cannot be read or do not add up to their outcomes. All others are landed, nothing of those.
         WarehouseHeld: others held the warehouse for longer than ``patience`` seconds; the next run lands the parts.
     """
     ids = [str(short_id(digest)) for digest in (key.scorer_id, key.bank_id, key.calibration_id)]
@@ -54,10 +54,14 @@ def land(warehouse: str, outcomes: list[ShardOutcome], key: WorkKey, patience: f
                 with transaction(connection):
                     if _overtaken(connection, outcome, ids):
                         overtaken.append(outcome.url)
-                    else:
+                    elif outcome.state == "complete" or not _is_whole(connection, outcome, ids):
                         land_shard(connection, outcome, ids)
             except WarehouseError as error:
                 refused.append(str(error))
+            except duckdb.Error as error:
+                if isinstance(error, duckdb.FatalException) or "No space left" in str(error):
+                    raise
+                refused.append(f"{outcome.url}: its part {outcome.part} cannot be landed ({str(error).splitlines()[0]})")
     if refused:
         raise WarehouseError("; ".join(refused))
     return overtaken
@@ -67,10 +71,28 @@ _SAME_KEY = "scorer_id = ? AND bank_id = ? AND calibration_id = ?"
 
 
 def _overtaken(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, ids: list[str]) -> bool:
-    """Whether rows of a later lease are there: then this writer slept through the expiry of its own."""
-    sql = f"SELECT coalesce(max(generation), 0) FROM shards WHERE url = ? AND {_SAME_KEY}"
-    newest: int = connection.execute(sql, [outcome.url, *ids]).fetchall()[0][0]
-    return newest > outcome.generation
+    """Whether rows of a later lease are there: then this writer slept through the expiry of its own.
+
+    Or rows of other content under the same number, which is given again when a run plans before another lands: the one that
+    came first stays, and the next run's listing tells which of the two is there.
+    """
+    sql = (
+        f"SELECT count(*) FROM shards WHERE url = ? AND {_SAME_KEY} "
+        "AND (generation > ? OR (generation = ? AND ? > 0 AND (size_bytes <> ? OR fingerprint <> ?)))"
+    )
+    number, content = outcome.generation, (outcome.size_bytes, outcome.fingerprint)
+    found: int = connection.execute(sql, [outcome.url, *ids, number, number, number, *content]).fetchall()[0][0]
+    return found > 0
+
+
+def _is_whole(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, ids: list[str]) -> bool:
+    """Whether the same content is there already, so that a look at it which failed changes nothing."""
+    sql = (
+        f"SELECT count(*) FROM shards WHERE url = ? AND {_SAME_KEY} AND state = 'complete' AND NOT superseded "
+        "AND size_bytes = ? AND fingerprint = ?"
+    )
+    found: int = connection.execute(sql, [outcome.url, *ids, outcome.size_bytes, outcome.fingerprint]).fetchall()[0][0]
+    return found > 0
 
 
 def land_shard(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, ids: list[str]) -> None:
@@ -100,8 +122,10 @@ def _remove_earlier(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome
     for old in {shard, *(old for (old,) in earlier)}:
         for table in ("shards", "scores", "exclusions"):
             connection.execute(f"DELETE FROM {table} WHERE shard_id = ? AND {_SAME_KEY}", [old, *ids])
-    # Other banks' rows of the same content point to the same images; those of a shard that nobody names any more go.
-    connection.execute("DELETE FROM images WHERE shard_id = ?", [shard])
+    # Rows under other keys point to the same images, and to some that were not decoded this time.
+    shared = connection.execute("SELECT count(*) FROM shards WHERE shard_id = ?", [shard]).fetchall()[0][0] > 0
+    brought = f" AND image_id IN (SELECT image_id FROM ({from_part('images', outcome)}))" if shared else ""
+    connection.execute(f"DELETE FROM images WHERE shard_id = ?{brought}", [shard])
     connection.execute(
         "DELETE FROM images WHERE shard_id IN (SELECT unnest(?::UUID[])) AND shard_id NOT IN (SELECT shard_id FROM shards)",
         [[old for (old,) in earlier]],

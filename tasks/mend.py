@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 
 from mdmf_core.collections.folder import FolderDigest
 from mdmf_core.digests import sha256_hex
-from mdmf_core.errors import SourceError
+from mdmf_core.errors import ShardCorrupt, ShardUnfinished, SourceError
 from mdmf_core.records import ExclusionReason, Member, Shard
 from tasks.decoding import decode_pool
-from tasks.extract import batches, in_order, prepare, score_batch, score_shard
+from tasks.extract import LIMITS, batches, in_order, prepare, score_batch, score_shard
 from tasks.kit import ScoringKit
 from tasks.parts import ShardOutcome, finished_part, part_path, part_writer, read_part
-from tasks.shards import read_member
+from tasks.shards import read_caption, read_member
 from tasks.signatures import signatures_path
 
 _ROWS = 256  # of the old part, held at a time
@@ -41,7 +41,7 @@ def mend_shard(
     before = finished_part(path)
     if before is None:
         return score_shard(shard, kit, folder, run_id, storage_block, progress)
-    started, scored = time.monotonic(), 0
+    started, scored, tried = time.monotonic(), 0, 0
     with (
         part_writer(path) as part,
         pq.ParquetFile(path) as old,
@@ -59,7 +59,8 @@ def mend_shard(
             scored += sum(row["reason"] is None for row in rows)
             for row in rows:
                 digest.add(row["key"], row["sha256"])
-            progress(len(again))
+            tried += len(again)
+            progress(tried)
         excluded = before.members - scored
         seconds = time.monotonic() - started
         whole = digest.hex if shard.kind == "folder" else before.digest  # a file that was not read before is now part of it
@@ -74,9 +75,13 @@ def _read(row: dict[str, Any], shard: Shard, storage_block: str | None) -> Membe
     member = Member(
         row["key"], b"", row["bytes"], locator=row["locator"], caption=row["caption"], url=row["url"], sidecar=row["sidecar"]
     )
+    if member.size > LIMITS.max_bytes:  # as the shard's reader has it: not even held in memory
+        return replace(member, excluded=ExclusionReason.TOO_LARGE, detail=row["detail"])
     try:
         data = read_member(shard.url, shard.kind, member.key, member.locator, member.size, storage_block)
-    except SourceError as error:
+        if shard.kind == "folder" and row["reason"] == ExclusionReason.STORAGE:  # then nobody looked for its caption
+            member = replace(member, caption=read_caption(shard.url, member.key, storage_block))
+    except (SourceError, ShardUnfinished, ShardCorrupt) as error:  # of this look; what was read before stands
         return replace(member, excluded=ExclusionReason.STORAGE, detail=str(error))
     if row["sha256"] not in (_NOTHING, sha256_hex(data)):
         return replace(member, excluded=ExclusionReason.STORAGE, detail="its bytes are not those that were read before")

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mdmf_core.digests import digest_of, short_id
-from mdmf_core.errors import WarehouseError
+from mdmf_core.errors import PartDamaged
 from mdmf_core.records import Shard
 from tasks.storage import atomic_path, file_sha256
 
@@ -119,13 +119,13 @@ def read_part(path: str) -> ShardOutcome:
     """The outcome that a part records, with the digest of its file.
 
     Raises:
-        WarehouseError: the file is damaged.
+        PartDamaged: it is no whole part.
     """
     try:
         record: dict[str, Any] = json.loads(pq.read_metadata(path).metadata[_METADATA])
         return ShardOutcome(**record, part=path, part_sha256=file_sha256(path))
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
-        raise WarehouseError(f"part {path} is damaged ({error}); remove it and run again") from error
+        raise PartDamaged(f"part {path} is damaged ({error}); remove it and run again") from error
 
 
 class PartWriter:

@@ -3,12 +3,22 @@
 import os
 from dataclasses import replace
 
+from mdmf_core.errors import WarehouseError
 from tasks.holdings import Holding
-from tasks.landing import land_shard
-from tasks.parts import ShardOutcome
+from tasks.landing import land, land_shard
+from tasks.parts import ShardOutcome, WorkKey
+from tasks.runs import generations
 from tasks.warehouse import connect, transaction
 
 _ROW = "shard_id = ? AND scorer_id = ? AND bank_id = ? AND calibration_id = ?"
+
+
+def land_stray(warehouse: str, outcome: ShardOutcome, key: WorkKey) -> None:
+    """Lands a part that no run landed, above whatever its URL has come to meanwhile, such as a deferral."""
+    with connect(warehouse) as connection:
+        newest = generations(connection, key).get(outcome.url, 0)
+    if land(warehouse, [replace(outcome, generation=newest + 1)], key):
+        raise WarehouseError(f"a run landed {outcome.url} just now; its rows stay")
 
 
 def land_again(warehouse: str, holding: Holding, outcome: ShardOutcome) -> None:

@@ -13,7 +13,8 @@ from mdmf_core.digests import short_id
 from mdmf_core.errors import WarehouseError
 from mdmf_core.records import ImageShape, Shard
 from tasks.kit import ScoringKit
-from tasks.parts import ShardOutcome, WorkKey, finished_part, part_path, part_writer, read_part
+from tasks.parts import ShardOutcome, Work, WorkKey, finished_part, part_path, part_writer, read_part
+from tasks.runs import generations
 from tasks.signatures import read_signatures, signatures_path
 from tasks.warehouse import connect
 
@@ -24,7 +25,7 @@ _BATCH = 256  # images
 class RescorePlan:
     """The shards to score again, and how many cannot be."""
 
-    shards: list[tuple[Shard, WorkKey]]  # with a key under which the shard has a part
+    shards: list[tuple[Work, WorkKey]]  # with a key under which the shard has a part
     complete: int  # under the new key already
     without_signatures: int
 
@@ -42,7 +43,8 @@ def plan_rescore(warehouse: str, folder: str, kit: ScoringKit) -> RescorePlan:
             "ORDER BY sh.url, sh.committed_at DESC",
             [new[1], new[2], new[0]],
         ).fetchall()
-    shards: dict[str, tuple[Shard, WorkKey]] = {}
+        newest = generations(connection, kit.key)
+    shards: dict[str, tuple[Work, WorkKey]] = {}
     complete, bare = set(), set()
     for url, kind, size, fingerprint, *digests, done in rows:
         shard, key = Shard(url, kind, size, fingerprint), WorkKey(*digests)
@@ -51,7 +53,7 @@ def plan_rescore(warehouse: str, folder: str, kit: ScoringKit) -> RescorePlan:
         elif not os.path.exists(signatures_path(folder, url, size, fingerprint, key.scorer_id)):
             bare.add(url)
         elif url not in shards and os.path.exists(part_path(folder, shard, key)):
-            shards[url] = (shard, key)
+            shards[url] = (Work(shard, newest.get(url, 0)), key)
     return RescorePlan(list(shards.values()), len(complete), len(bare - set(shards) - complete))
 
 

@@ -1,7 +1,9 @@
 """What is tried again, by the class of the reason for which it got no score."""
 
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import groupby
 
 import duckdb
 
@@ -9,7 +11,8 @@ from mdmf_core.digests import short_id
 from mdmf_core.errors import MdmfError, SourceError
 from mdmf_core.records import ExclusionReason, Shard
 from tasks.parts import Work, WorkKey
-from tasks.shards import list_shards
+from tasks.runs import generations
+from tasks.shards import listed
 
 # Of whole shards; `storage` is also one of members.
 SHARD_REASONS = ("storage", "unfinished", "killed", "error", "corrupt")
@@ -23,9 +26,8 @@ class Waiting:
 
     url: str
     fingerprint: str
-    generation: int
     whole: bool  # it has no rows: deferred or failed
-    images_per_slice: int  # as its run cut the folder
+    generation: int
 
 
 def require_retryable(reasons: tuple[str, ...], force: bool) -> None:
@@ -49,42 +51,75 @@ def require_retryable(reasons: tuple[str, ...], force: bool) -> None:
 
 
 def waiting_for_retry(connection: duckdb.DuckDBPyConnection, key: WorkKey, reasons: tuple[str, ...]) -> list[Waiting]:
-    """The shards under this key that have members or a state of these reasons, in the order of their URLs."""
+    """The shards under this key that have members or a state of these reasons, in the order of their URLs.
+
+    Of a URL that has both, rows and a deferral of later content, the deferral.
+    """
     ids = [str(short_id(digest)) for digest in (key.scorer_id, key.bank_id, key.calibration_id)]
     rows = connection.execute(
-        "SELECT sh.url, sh.fingerprint, coalesce(sh.generation, 0), sh.state <> 'complete', "
-        "coalesce((r.parameters->>'images_per_slice')::INT, 1000) FROM shards sh LEFT JOIN runs r USING (run_id) "
+        "SELECT sh.url, sh.fingerprint, sh.state <> 'complete' AS whole FROM shards sh "
         "WHERE sh.scorer_id = ? AND sh.bank_id = ? AND sh.calibration_id = ? AND NOT sh.superseded AND CASE sh.state "
         "WHEN 'complete' THEN EXISTS (FROM exclusions e WHERE e.shard_id = sh.shard_id AND e.scorer_id = sh.scorer_id "
         "  AND e.bank_id = sh.bank_id AND e.calibration_id = sh.calibration_id AND e.reason IN (SELECT unnest(?::VARCHAR[]))) "
-        "ELSE split_part(sh.reason, ':', 1) IN (SELECT unnest(?::VARCHAR[])) END ORDER BY sh.url",
+        "ELSE split_part(sh.reason, ':', 1) IN (SELECT unnest(?::VARCHAR[])) END "
+        "QUALIFY row_number() OVER (PARTITION BY sh.url ORDER BY whole DESC) = 1 ORDER BY sh.url",
         [*ids, list(reasons), list(reasons)],
     ).fetchall()
-    return [Waiting(*row) for row in rows]
+    newest = generations(connection, key)
+    return [Waiting(url, fingerprint, whole, newest[url]) for url, fingerprint, whole in rows]
 
 
-def again(waiting: Waiting, reasons: tuple[str, ...], storage_block: str | None) -> Work | None:
-    """The work that a shard needs now; None when the store does not list it any more.
+def cuts(connection: duckdb.DuckDBPyConnection) -> list[int]:
+    """Into how many images per slice runs have cut folders here, the newest run's first."""
+    rows = connection.execute(
+        "SELECT (parameters->>'images_per_slice')::INT AS cut FROM runs WHERE flow = 'curate' GROUP BY cut "
+        "HAVING cut IS NOT NULL ORDER BY max(started_at) DESC"
+    ).fetchall()
+    return [cut for (cut,) in rows] or [1000]
+
+
+def again(
+    waiting: list[Waiting], reasons: tuple[str, ...], cut_sizes: list[int], storage_block: str | None
+) -> tuple[list[Work], list[str]]:
+    """The work that the shards need now, and a line for each that the store does not list any more.
 
     A shard whose content changed meanwhile is scored whole.
     """
-    shard = _listed(waiting, storage_block)
-    if shard is None:
-        return None
-    whole = waiting.whole or shard.fingerprint != waiting.fingerprint
-    return Work(shard, waiting.generation, () if whole else reasons)
+    work, missing = [], []
+    for folder, entries in groupby(sorted(waiting, key=_place), key=_place):
+        group = list(entries)
+        try:
+            found = _found(*folder, (entry.url for entry in group), cut_sizes, storage_block)
+        except SourceError as error:
+            missing += [f"{entry.url}: {error}" for entry in group]
+            continue
+        for entry in group:
+            candidates = found.get(entry.url, [])
+            if not candidates:
+                missing.append(f"{entry.url}: not there")
+                continue
+            shard = next((shard for shard in candidates if shard.fingerprint == entry.fingerprint), candidates[0])
+            whole = entry.whole or shard.fingerprint != entry.fingerprint
+            work.append(Work(shard, entry.generation, () if whole else reasons))
+    return work, missing
 
 
-def _listed(waiting: Waiting, storage_block: str | None) -> Shard | None:
-    folder, slice_mark, _ = waiting.url.rpartition("#slice=")
-    try:
-        if slice_mark:
-            return _slices(folder, waiting.images_per_slice, storage_block).get(waiting.url)
-        return list_shards(waiting.url, waiting.images_per_slice, storage_block)[0]
-    except SourceError:
-        return None
+def _place(waiting: Waiting) -> tuple[str, bool]:
+    """(the folder that is listed to find it, whether it is a slice of it)."""
+    folder, mark, _ = waiting.url.rpartition("#slice=")
+    return (folder, True) if mark else (os.path.dirname(waiting.url), False)
 
 
-@lru_cache(maxsize=4)
-def _slices(folder: str, images_per_slice: int, storage_block: str | None) -> dict[str, Shard]:
-    return {shard.url: shard for shard in list_shards(folder, images_per_slice, storage_block)}
+def _found(
+    folder: str, sliced: bool, urls: Iterable[str], cut_sizes: list[int], storage_block: str | None
+) -> dict[str, list[Shard]]:
+    """What is there now, by URL; of a folder as every cut has it, since its URL does not tell how it was cut."""
+    if sliced:
+        shards = [shard for cut in cut_sizes for shard in listed([folder], cut, storage_block)]
+    else:
+        shards = listed(urls, 1, storage_block)
+    found: dict[str, list[Shard]] = {}
+    for shard in shards:
+        if shard.size_bytes >= 0:
+            found.setdefault(shard.url, []).append(shard)
+    return found

@@ -65,15 +65,24 @@ def still_to_do(connection: duckdb.DuckDBPyConnection, shards: list[Shard], key:
     """
     rows = connection.execute(
         "SELECT url, size_bytes, fingerprint, NOT superseded AND state = 'complete', "
-        "state = 'failed' AND NOT starts_with(reason, 'error:'), coalesce(generation, 0) "
+        "state = 'failed' AND NOT starts_with(reason, 'error:') "
         "FROM shards WHERE scorer_id = ? AND bank_id = ? AND calibration_id = ?",
         [str(short_id(digest)) for digest in (key.scorer_id, key.bank_id, key.calibration_id)],
     ).fetchall()
-    done = {tuple(content) for *content, complete, _, _ in rows if complete}
-    aside = {tuple(content) for *content, _, failed, _ in rows if failed}
-    generations: dict[str, int] = {}
-    for url, *_, generation in rows:
-        generations[url] = max(generations.get(url, 0), generation)
+    done = {tuple(content) for *content, complete, _ in rows if complete}
+    aside = {tuple(content) for *content, _, failed in rows if failed}
+    newest = generations(connection, key)
     waiting = [shard for shard in shards if (shard.url, shard.size_bytes, shard.fingerprint) not in done]
     to_do = [shard for shard in waiting if (shard.url, shard.size_bytes, shard.fingerprint) not in aside]
-    return [Work(shard, generations.get(shard.url, 0)) for shard in to_do], len(waiting) - len(to_do)
+    return [Work(shard, newest.get(shard.url, 0)) for shard in to_do], len(waiting) - len(to_do)
+
+
+def generations(connection: duckdb.DuckDBPyConnection, key: WorkKey) -> dict[str, int]:
+    """The number of the newest lease that landed anything under this key, by URL."""
+    return dict(
+        connection.execute(
+            "SELECT url, coalesce(max(generation), 0) FROM shards "
+            "WHERE scorer_id = ? AND bank_id = ? AND calibration_id = ? GROUP BY url",
+            [str(short_id(digest)) for digest in (key.scorer_id, key.bank_id, key.calibration_id)],
+        ).fetchall()
+    )

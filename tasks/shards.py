@@ -3,7 +3,7 @@
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -35,9 +35,21 @@ def list_shards(source: str, images_per_slice: int, storage_block: str | None = 
     Raises:
         SourceError: nothing there, no access, or a kind of file that is not supported.
     """
+    shards = listed(expand_braces(source), images_per_slice, storage_block)
+    if not shards or all(shard.size_bytes < 0 for shard in shards):
+        raise SourceError(f"{source}: no shards or images there. Check the path, the pattern and the bucket")
+    return shards
+
+
+def listed(urls: Iterable[str], images_per_slice: int, storage_block: str | None = None) -> list[Shard]:
+    """The same for several sources without braces; a shard that is not there has a size of -1.
+
+    Raises:
+        SourceError: no access, or a kind of file that is not supported.
+    """
     shards: list[Shard] = []
     listings: dict[str, dict[str, dict[str, Any]]] = {}
-    for url in expand_braces(source):
+    for url in urls:
         filesystem, path = open_storage(url, storage_block, listing=True)
         if not listings:
             filesystem.invalidate_cache()  # what an earlier run in this process saw
@@ -56,8 +68,6 @@ def list_shards(source: str, images_per_slice: int, storage_block: str | None = 
             if folder not in listings:
                 listings[folder] = _listing(filesystem, folder)
             shards.append(_shard(filesystem, shard_path, listings[folder]))
-    if not shards or all(shard.size_bytes < 0 for shard in shards):
-        raise SourceError(f"{source}: no shards or images there. Check the path, the pattern and the bucket")
     return shards
 
 
@@ -169,12 +179,29 @@ def _folder_reader(shard: Shard, max_bytes: int, storage_block: str | None) -> F
 
     def caption(key: str) -> str | None:
         try:
-            with SteadyFile(filesystem, f"{root}/{key.rpartition('.')[0]}.txt", budget) as file:
+            with SteadyFile(filesystem, caption_path(root, key), budget) as file:
                 return file.readall().decode("utf-8", "replace")
         except SourceRefused:
             return None
 
     return FolderReader(shard.keys, read, caption)
+
+
+def caption_path(root: str, key: str) -> str:
+    """Where the text beside a folder's image lies."""
+    return f"{root}/{key.rpartition('.')[0]}.txt"
+
+
+def read_caption(shard_url: str, key: str, storage_block: str | None = None) -> str | None:
+    """The text beside one image of a folder's slice; None without one.
+
+    Raises:
+        SourceError: the store does not say.
+    """
+    try:
+        return read_bytes(caption_path(shard_url.rpartition("#slice=")[0], key), storage_block).decode("utf-8", "replace")
+    except SourceRefused:
+        return None
 
 
 def read_member(shard_url: str, kind: str, key: str, locator: int | None, size: int, storage_block: str | None = None) -> bytes:

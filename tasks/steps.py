@@ -19,7 +19,7 @@ from tasks.landing import land
 from tasks.leases import release
 from tasks.parts import ShardOutcome, Work, read_plan, work_name, write_plan
 from tasks.report import write_report
-from tasks.retry import again, require_retryable, waiting_for_retry
+from tasks.retry import again, cuts, require_retryable, waiting_for_retry
 from tasks.runs import RunRecord, finish_run, start_run, still_to_do
 from tasks.scorers import device_label, load_kit, resolve_bank
 from tasks.shards import list_shards
@@ -66,20 +66,21 @@ class Plan(BaseModel):
     groups: int
     shards: int
     to_do: int
+    already_complete: int
     set_aside: int  # failed before with the same bytes
     promoted: bool
 
 
 @task(cache_policy=NO_CACHE, task_run_name="plan {settings.source}")
 def plan(settings: CurateSettings, run_id: str) -> Plan:
-    """Lists the source, opens the run in the warehouse and writes the plan of what is left to do."""
+    """Lists the source, writes the plan of what is left to do and opens the run in the warehouse."""
     kit = settings.kit()
     shards = list_shards(settings.source, settings.images_per_slice, settings.storage_block)
     with connect(settings.warehouse) as connection:
         migrate(connection)
-        promoted = start_run(connection, _run("curate", settings, kit, run_id), kit, settings.promote)
         waiting, set_aside = still_to_do(connection, shards, kit.key)
-    found = _written(settings, run_id, waiting[: settings.max_shards], len(shards), set_aside, promoted)
+    complete = len(shards) - len(waiting) - set_aside
+    found = _opened(settings, "curate", kit, run_id, waiting[: settings.max_shards], len(shards), complete, set_aside)
     get_run_logger().info(
         "%d shards at %s, %d to do in %d groups, %d set aside; %s on %s",
         len(shards), settings.source, found.to_do, found.groups, set_aside, kit.scorer.name, device_label(kit.scorer),
@@ -94,25 +95,29 @@ def plan_retry(settings: CurateSettings, reasons: tuple[str, ...], force: bool, 
     require_retryable(reasons, force)
     with connect(settings.warehouse) as connection:
         migrate(connection)
-        promoted = start_run(connection, _run("retry", settings, kit, run_id), kit, promote=False)
-        waiting = waiting_for_retry(connection, kit.key, reasons)
-    work = [item for entry in waiting if (item := again(entry, reasons, settings.storage_block)) is not None]
-    if len(work) < len(waiting):
-        get_run_logger().warning("%d shards are not in the store any more and are left as they are", len(waiting) - len(work))
-    return _written(settings, run_id, work, len(waiting), 0, promoted)
+        waiting, cut_sizes = waiting_for_retry(connection, kit.key, reasons), cuts(connection)
+    work, missing = again(waiting, reasons, cut_sizes, settings.storage_block)
+    if missing:
+        get_run_logger().warning("the store does not list %d shards; they stay as they are; first %s", len(missing), missing[0])
+    return _opened(settings, "retry", kit, run_id, work, len(waiting), 0, 0)
 
 
-def _run(flow: str, settings: CurateSettings, kit: ScoringKit, run_id: str) -> RunRecord:
-    host, device = socket.gethostname(), device_label(kit.scorer)
-    return RunRecord(run_id, flow, settings.source, settings.model_dump(), version("mdmf"), host, device)
-
-
-def _written(settings: CurateSettings, run_id: str, work: list[Work], shards: int, set_aside: int, promoted: bool) -> Plan:
+def _opened(
+    settings: CurateSettings, flow: str, kit: ScoringKit, run_id: str, work: list[Work], shards: int, complete: int, aside: int
+) -> Plan:
+    """Writes the plan, and the run's row last: what fails before leaves none that nobody would close."""
     size = settings.shards_per_task
     groups = [work[start : start + size] for start in range(0, len(work), size)]
     path = os.path.join(parts_folder(settings.warehouse), "plans", f"{run_id}.parquet")
     write_plan(path, groups)
-    return Plan(path=path, groups=len(groups), shards=shards, to_do=len(work), set_aside=set_aside, promoted=promoted)
+    host, device = socket.gethostname(), device_label(kit.scorer)
+    run = RunRecord(run_id, flow, settings.source, settings.model_dump(), version("mdmf"), host, device)
+    with connect(settings.warehouse) as connection:
+        promoted = start_run(connection, run, kit, settings.promote)
+    return Plan(
+        path=path, groups=len(groups), shards=shards, to_do=len(work), already_complete=complete, set_aside=aside,
+        promoted=promoted,
+    )  # fmt: skip
 
 
 @task(cache_policy=NO_CACHE, task_run_name=group_name, retries=1, retry_delay_seconds=5)

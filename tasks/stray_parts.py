@@ -12,7 +12,7 @@ from mdmf_core.errors import WarehouseError
 from mdmf_core.records import Shard
 from tasks import repairs
 from tasks.holdings import Holding, Holdings
-from tasks.landing import land, shard_id
+from tasks.landing import shard_id
 from tasks.parts import ShardOutcome, WorkKey, part_path, read_part
 
 Ids = tuple[str, str, str]
@@ -65,7 +65,8 @@ def stray_parts(
             found.append(Stray("outdated part", path, detail, None, True))
             continue
         detail = f"{outcome.members} members of {outcome.url} were never landed; the repair lands it, or the next run does"
-        to_land.append((scored_at or 0, Stray("orphan part", path, detail, partial(land, warehouse, [outcome], key), False)))
+        mend = partial(repairs.land_stray, warehouse, outcome, key)
+        to_land.append((scored_at or 0, Stray("orphan part", path, detail, mend, False)))
         covered |= {(shard_id(outcome), ids), (shard_id(outcome), None)}
     return found + [stray for _, stray in sorted(to_land, key=lambda pair: pair[0])], covered
 

@@ -70,6 +70,13 @@ def connect(warehouse: str, read_only: bool = False, patience: float | None = No
         yield connection
 
 
+def require_warehouse(warehouse: str) -> None:
+    """Raises WarehouseError when there is none."""
+    path = os.path.abspath(warehouse)
+    if not os.path.exists(path):
+        raise WarehouseError(f"no warehouse at {path}; run `mdmf curate SOURCE --warehouse {warehouse}` first")
+
+
 @contextmanager
 def opened(warehouse: str, read_only: bool, patience: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
     """As ``connect``, whatever version wrote the file."""
@@ -79,8 +86,8 @@ def opened(warehouse: str, read_only: bool, patience: float | None = None) -> It
             os.makedirs(os.path.dirname(path), exist_ok=True)
         except OSError as error:
             raise WarehouseError(f"cannot open warehouse {path}: {_advice(str(error))} ({error})") from error
-    elif not os.path.exists(path):
-        raise WarehouseError(f"no warehouse at {path}; run `mdmf curate SOURCE --warehouse {warehouse}` first")
+    else:
+        require_warehouse(warehouse)
     if patience is None:
         patience = READER_PATIENCE if read_only else WRITER_PATIENCE
     connection = _open_in_turn(path, read_only, patience)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from prefect import get_run_logger
 
-from mdmf_core.errors import MdmfError
+from mdmf_core.errors import MdmfError, PartDamaged
 from tasks.extract import score_shard
 from tasks.kit import ScoringKit
 from tasks.leases import MOST_ATTEMPTS, Elsewhere, acquire, run_of
@@ -25,17 +25,16 @@ def work_off(
     lease = acquire(leases, work_name(shard.url, kit.key), owner, work.generation)
     if isinstance(lease, Elsewhere):
         return without_part(shard, "elsewhere", f"run {lease.run_id} (process {lease.pid} on {lease.host}) is at it", run_id)
-    finished = finished_part(part_path(parts, shard, kit.key)) is not None
-    if lease.attempts > MOST_ATTEMPTS and not finished:
-        reason = (
-            f"killed: {lease.attempts - 1} runs died while they were at it; read it again with `mdmf retry --reason killed`"
-        )
-        return replace(without_part(shard, "failed", reason, run_id), generation=lease.generation)
     try:
-        if work.retry:
+        if lease.attempts > MOST_ATTEMPTS and finished_part(part_path(parts, shard, kit.key)) is None:
+            died = f"{lease.attempts - 1} runs died while they were at it"
+            outcome = without_part(shard, "failed", f"killed: {died}; read it again with `mdmf retry --reason killed`", run_id)
+        elif work.retry:
             outcome = mend_shard(shard, work.retry, kit, parts, run_id, storage_block, progress)
         else:
             outcome = score_shard(shard, kit, parts, run_id, storage_block, progress)
+    except PartDamaged as error:
+        outcome = without_part(shard, "failed", f"error: {error}", run_id)
     except MdmfError:
         raise
     except Exception as error:  # whatever it is, it must not cost the other shards of the group

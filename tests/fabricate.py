@@ -4,17 +4,20 @@ import importlib.util
 import io
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pyarrow.parquet as pq
 from PIL import Image
 
+from mdmf_core.digests import short_id
 from tasks.bank_assembly import BuildSettings
 from tasks.extract import score_shard
 from tasks.kit import ScoringKit
 from tasks.landing import land
-from tasks.parts import ShardOutcome
+from tasks.parts import ShardOutcome, WorkKey, part_path, part_writer, read_part
 from tasks.runs import RunRecord, start_run
 from tasks.shards import list_shards
 from tasks.warehouse import connect, migrate, parts_folder
@@ -125,6 +128,25 @@ def outcome_of(source: Path, warehouse: str, kit: ScoringKit) -> ShardOutcome:
     """A shard scored into its part, not landed."""
     (shard,) = list_shards(str(source), 1000)
     return score_shard(shard, kit, parts_folder(warehouse), RUN, None, lambda members: None)
+
+
+def with_an_exclusion(outcome: ShardOutcome, source: Path, warehouse: str, kit: ScoringKit) -> tuple[WorkKey, ShardOutcome]:
+    """A registered second calibration, and the shard's part under it, in which the decoder overran at the second member."""
+    key = replace(kit.key, calibration_id="f" * 64)
+    with connect(warehouse) as connection:
+        connection.execute(
+            "INSERT INTO calibrations SELECT * REPLACE (?::UUID AS calibration_id, ? AS digest) FROM calibrations",
+            [str(short_id(key.calibration_id)), key.calibration_id],
+        )
+    (shard,) = list_shards(str(source), 1000)
+    rows = pq.read_table(outcome.part).to_pylist()
+    facts = ("key", "sha256", "bytes", "locator", "caption", "url", "sidecar")
+    rows[1] = {name: rows[1][name] for name in facts} | {"reason": "decoder_timeout", "detail": "longer than 30 s"}
+    path = part_path(parts_folder(warehouse), shard, key)
+    with part_writer(path) as part:
+        part.write(rows)
+        part.close_with(replace(outcome, scored=outcome.scored - 1, excluded=outcome.excluded + 1))
+    return key, read_part(path)
 
 
 def landed(warehouse: Path, source: object, kit: ScoringKit, scorer: str = "default") -> str:

@@ -1,5 +1,6 @@
 """The life of banks as a user leads it: build, promote, curate, build the next, rescore, compare, roll back, retire."""
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -101,9 +102,16 @@ def test_rescoring_again_does_nothing_and_shards_without_signatures_are_counted(
     curated(tmp_path / "00000.tar", at, "--bank", "photos", "--keep-signatures", 1)
     curated(tmp_path / "00001.tar", at, "--bank", "photos")
     built(write_folder(tmp_path / "b", range(2000, 2040)), "photos", at)
+    source = tmp_path / "00000.tar"
+    whole, times = source.read_bytes(), source.stat()
+    source.write_bytes(whole[:-4096])
+    assert "1 deferred" in curated(source, at, "--bank", "photos@2")  # which must not keep out what is rescored
+    source.write_bytes(whole)
+    os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))
     command = ["rescore", "--bank", "photos@2", "--warehouse", at["warehouse"], "--scorer", at["scorer"]]
     status, text = mdmf(*command)
     assert (status, "4 images of 1 shards" in text, "1 without kept signatures" in text) == (0, True, True), text
+    assert query(at["warehouse"], "SELECT count(*) AS n FROM scores")["n"][0] == 12
     status, text = mdmf(*command)
     assert (status, "0 images of 0 shards" in text, "1 shards complete before" in text) == (0, True, True), text
 

@@ -8,7 +8,9 @@ import pytest
 from fabricate import CONTENT, ROOT, encoded, write_shard, write_tar
 
 from mdmf_core.errors import ArtifactError, MdmfError
-from tasks.warehouse import query
+from tasks.parts import part_path
+from tasks.shards import list_shards
+from tasks.warehouse import parts_folder, query
 
 SAMPLES = ROOT / "samples" / "laion-mini"
 
@@ -128,8 +130,34 @@ def test_groups_and_batches_of_any_size_give_the_same_rows(curate, tmp_path):
 def test_max_shards_stops_and_the_next_run_goes_on(curate, tmp_path):
     for number in range(3):
         write_shard(tmp_path / f"0000{number}.tar", range(number * 10, number * 10 + 2))
-    assert curate(f"{tmp_path}/*.tar", max_shards=2).complete == 2
-    assert curate(f"{tmp_path}/*.tar").complete == 1
+    first = curate(f"{tmp_path}/*.tar", max_shards=2)
+    assert (first.shards, first.complete, first.already_complete) == (3, 2, 0)
+    second = curate(f"{tmp_path}/*.tar", max_shards=2)
+    assert (second.complete, second.already_complete) == (1, 2)
+
+
+def test_a_run_that_cannot_write_its_plan_leaves_no_row_that_nobody_closes(curate, tmp_path):
+    (tmp_path / "warehouse.duckdb.parts").mkdir()
+    (tmp_path / "warehouse.duckdb.parts" / "plans").touch()
+    with pytest.raises(FileExistsError):
+        curate(write_shard(tmp_path / "00000.tar", range(2)))
+    assert query(str(tmp_path / "warehouse.duckdb"), "SELECT count(*) AS n FROM runs")["n"][0] == 0
+
+
+def test_a_damaged_part_costs_its_shard_and_no_other(curate, kit, tmp_path):
+    for number in range(2):
+        write_shard(tmp_path / f"0000{number}.tar", range(number * 10, number * 10 + 2))
+    warehouse = str(tmp_path / "warehouse.duckdb")
+    (shard, _) = list_shards(f"{tmp_path}/*.tar", 1000)
+    part = Path(part_path(parts_folder(warehouse), shard, kit.key))
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"PAR1 not really")
+    with pytest.raises(MdmfError, match=r"1 of 2 shards failed; first: .*00000.tar: error: part .* is damaged"):
+        curate(f"{tmp_path}/*.tar")
+    assert len(rows(warehouse)) == 2
+    part.unlink()
+    curate(f"{tmp_path}/*.tar")
+    assert len(rows(warehouse)) == 4
 
 
 def test_folder_with_a_new_image_reads_one_slice_again(curate, tmp_path):

@@ -101,6 +101,49 @@ def test_without_its_part_or_with_other_content_a_shard_is_scored_whole(curate, 
     assert (retry("not_an_image", force=True).shards, len(query(warehouse, ROWS))) == (1, 9)
 
 
+def test_slices_of_a_folder_are_found_again_however_they_were_cut(curate, retry, tmp_path):
+    folder = write_folder(tmp_path / "pictures", range(6))
+    for number in range(6):
+        (folder / f"page{number}.jpg").write_bytes(b"<html>")
+    curate(folder, images_per_slice=3)
+    slices = len(query(str(tmp_path / "warehouse.duckdb"), "FROM accounting"))
+    assert slices > 1
+    first = retry("not_an_image", force=True)
+    assert (first.members, first.excluded) == (12, 6)
+    (folder / "page3.jpg").write_bytes(encoded(50))  # the listing of before must not be what the next one goes by
+    second = retry("not_an_image", force=True)
+    assert (second.members, second.scored, second.already_complete) == (12, 7, 0)
+    assert len(query(str(tmp_path / "warehouse.duckdb"), "FROM accounting")) == slices
+
+
+def test_of_a_url_with_rows_and_a_later_deferral_the_deferral_is_tried(curate, retry, tmp_path):
+    warehouse = str(tmp_path / "warehouse.duckdb")
+    source = write_shard(tmp_path / "00000.tar", range(2), {"page.jpg": b"<html>"})
+    curate(source)
+    whole = write_shard(source, range(5), {"page.jpg": b"<html>"}).read_bytes()
+    source.write_bytes(whole[:-4096])
+    assert curate(source).deferred == 1
+    source.write_bytes(whole)
+    result = retry("unfinished", "not_an_image", force=True)
+    assert (result.shards, result.complete, result.members) == (1, 1, 6)
+    assert list(query(warehouse, "SELECT state FROM accounting")["state"]) == ["complete"]
+
+
+def test_a_retry_that_breaks_leaves_the_rows_that_were_there(curate, retry, tmp_path, monkeypatch):
+    warehouse = str(tmp_path / "warehouse.duckdb")
+    curate(write_shard(tmp_path / "00000.tar", range(2), {"page.jpg": b"<html>"}))
+    from tasks import mend
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("device lost")
+
+    monkeypatch.setattr(mend, "score_batch", broken)
+    with pytest.raises(MdmfError, match="device lost"):
+        retry("not_an_image", force=True)
+    assert list(query(warehouse, "SELECT state FROM accounting")["state"]) == ["complete"]
+    assert len(query(warehouse, ROWS)) == 2
+
+
 def test_shards_of_a_reason_are_read_whole(curate, retry, tmp_path):
     warehouse = str(tmp_path / "warehouse.duckdb")
     folder = tmp_path / "pictures"
@@ -180,6 +223,12 @@ def test_what_another_try_cannot_change_is_refused(reason, force, message):
         require_retryable((reason,), force)
 
 
+def test_a_warehouse_that_is_not_there_is_not_made(retry, tmp_path):
+    with pytest.raises(MdmfError, match=f"no warehouse at {tmp_path}"):
+        retry("storage")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_passing_reasons_need_no_force():
     require_retryable(tuple(reason for reason in ExclusionReason if reason.passing), False)
     require_retryable(("undecodable", "corrupt"), True)
@@ -187,6 +236,7 @@ def test_passing_reasons_need_no_force():
 
 def test_a_file_that_the_store_did_not_give_is_read_again_alone(curate, retry, proxied, signed_in, tmp_path):
     write_folder(signed_in / "pictures", range(5))
+    (signed_in / "pictures" / "3.txt").write_text("three")
     undisturbed = tmp_path / "undisturbed.duckdb"
     curate("s3://corpus/pictures", warehouse=str(undisturbed))
     warehouse = tmp_path / "warehouse.duckdb"

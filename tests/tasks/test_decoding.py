@@ -187,10 +187,11 @@ def test_children_have_no_secrets_and_do_not_print(monkeypatch, capfd, caplog):
     assert "Segmentation fault" in caplog.text
 
 
-def test_a_decoder_that_cannot_start_stops_the_run_and_says_why():
-    with DecodePool(1, LIMITS, (sys.executable, "-c", "raise ImportError('no Pillow here')")) as pool:
+@pytest.mark.parametrize("argv", [(sys.executable, "-c", "raise ImportError('No Pillow')"), ("/No such program",)])
+def test_a_decoder_that_cannot_start_stops_the_run_and_says_why(argv):
+    with DecodePool(1, LIMITS, argv) as pool:
         for _ in range(2):
-            with pytest.raises(MdmfError, match="no Pillow here"):
+            with pytest.raises(MdmfError, match=r"cannot be started: (.|\n)*No (Pillow|such file)"):
                 pool.decode(encoded(1), PLAN)
 
 
@@ -236,6 +237,14 @@ def test_ctrl_c_is_left_to_the_parent():
         os.kill(pid, signal.SIGINT)
         assert pool.decode(encoded(1), PLAN).reason is None
         assert _children_of(pool) == {pid}
+
+
+def test_after_a_slip_halfway_no_answer_goes_to_another_image():
+    first, second = encoded(1), encoded(2, width=300)
+    with DecodePool(1) as pool:
+        with pytest.raises(TypeError):
+            pool.decode("not bytes" * 10_000, PLAN)  # its length went out already
+        assert [pool.decode(data, PLAN).facts.width for data in (first, second)] == [256, 300]
 
 
 def test_many_threads_share_a_pool():

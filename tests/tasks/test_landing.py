@@ -58,6 +58,44 @@ def test_rows_of_a_later_lease_cannot_be_replaced_by_those_of_an_earlier_one(kit
     assert query(warehouse, "SELECT count(*) AS n FROM shards")["n"][0] == 1
 
 
+def test_one_number_for_two_contents_lets_the_first_stand(kit, tmp_path):
+    warehouse = open_warehouse(tmp_path / "w.duckdb", kit)
+    source = write_shard(tmp_path / "00000.tar", range(3))
+    early = replace(outcome_of(source, warehouse, kit), generation=1)  # planned before the other landed
+    write_shard(source, range(5, 9))
+    landed = replace(outcome_of(source, warehouse, kit), generation=1)
+    assert land(warehouse, [landed], kit.key) == []
+    for late in (early, deferred(early)):
+        assert land(warehouse, [late], kit.key) == [early.url]
+    assert query(warehouse, "SELECT digest, state FROM shards").values.tolist() == [[landed.digest, "complete"]]
+    assert land(warehouse, [landed], kit.key) == []
+
+
+def deferred(outcome: ShardOutcome) -> ShardOutcome:
+    empty = {"part": None, "digest": None, "members": 0, "scored": 0, "excluded": 0}
+    return replace(outcome, state="deferred", reason="unfinished: changed", **empty)
+
+
+def test_a_failed_look_at_what_is_whole_is_no_news(kit, tmp_path):
+    warehouse = open_warehouse(tmp_path / "w.duckdb", kit)
+    outcome = replace(outcome_of(write_shard(tmp_path / "00000.tar", range(3)), warehouse, kit), generation=1)
+    land(warehouse, [outcome], kit.key)
+    land(warehouse, [replace(deferred(outcome), generation=2)], kit.key)
+    assert list(query(warehouse, "SELECT state FROM shards")["state"]) == ["complete"]
+
+
+def test_a_part_whose_data_is_damaged_costs_no_other_shard(kit, tmp_path):
+    warehouse = open_warehouse(tmp_path / "w.duckdb", kit)
+    bad = outcome_of(write_shard(tmp_path / "00000.tar", range(3)), warehouse, kit)
+    good = outcome_of(write_shard(tmp_path / "00001.tar", range(5, 8)), warehouse, kit)
+    with open(bad.part, "r+b") as file:
+        file.seek(4)
+        file.write(b"\xff" * 3000)
+    with pytest.raises(WarehouseError, match=r"00000.tar: its part .* cannot be landed"):
+        land(warehouse, [bad, good], kit.key)
+    assert list(query(warehouse, "SELECT url FROM shards")["url"]) == [good.url]
+
+
 def test_the_table_itself_refuses_a_shard_that_does_not_add_up(kit, tmp_path):
     warehouse = open_warehouse(tmp_path / "w.duckdb", kit)
     land(warehouse, [outcome_of(write_shard(tmp_path / "00000.tar", range(3)), warehouse, kit)], kit.key)

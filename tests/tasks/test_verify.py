@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,15 @@ def test_a_run_killed_between_part_and_landing(warehouse, kit, tmp_path):
     mended = digest(warehouse)
     land(warehouse, [outcome], kit.key)
     assert digest(warehouse) == mended
+
+
+def test_a_part_that_was_not_landed_is_landed_over_the_deferral_before_it(warehouse, kit, tmp_path):
+    outcome = outcome_of(write_shard(tmp_path / "00009.tar", range(90, 92)), warehouse, kit)
+    empty = {"part": None, "digest": None, "members": 0, "scored": 0, "excluded": 0}
+    land(warehouse, [replace(outcome, state="deferred", reason="storage: away", generation=3, **empty)], kit.key)
+    assert wrong(warehouse, repair=True) == [("orphan part", True)]
+    assert list(query(warehouse, "SELECT state FROM shards WHERE url LIKE '%00009.tar'")["state"]) == ["complete"]
+    assert wrong(warehouse) == []
 
 
 def test_an_older_content_never_takes_the_place_of_a_newer(warehouse, kit, tmp_path):
