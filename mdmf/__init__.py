@@ -26,7 +26,8 @@ def to_pandas(warehouse: str, sql: str, parameters: list[Any] | None = None) -> 
 
 def to_arrow(warehouse: str, sql: str, parameters: list[Any] | None = None) -> pa.Table:
     """The result of one read-only query as an Arrow table, for polars, datasets, Ray and others."""
-    from tasks.warehouse import connect
+    from tasks.warehouse import connect, require_question
 
     with connect(warehouse, read_only=True) as connection:
+        require_question(connection, sql)
         return connection.sql(sql, params=parameters or []).to_arrow_table()

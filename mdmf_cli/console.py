@@ -20,6 +20,16 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 Block = Annotated[str | None, typer.Option(help="Prefect Secret block with fsspec options, in place of the AWS variables.")]
 
 
+class Panel:
+    """Parts of `mdmf --help`."""
+
+    SCORE = "Score"
+    USE = "Use the results"
+    WHOLE = "Keep the warehouse whole"
+    MAKE = "Make scorers and banks"
+    LOOK = "Look around"
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Errors that are the user's to mend end in one sentence and status 1, without a traceback."""

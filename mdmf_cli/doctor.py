@@ -11,7 +11,8 @@ from rich.console import Console
 from mdmf_core.errors import MdmfError
 from tasks.scorers import device_label, load_kit
 from tasks.shards import list_shards
-from tasks.warehouse import query
+from tasks.stray_parts import not_landed
+from tasks.warehouse import connect, parts_folder
 
 _PACKAGES = ("mdmf", "prefect", "torch", "timm", "duckdb", "fsspec", "s3fs", "pillow", "pandas", "pyarrow")
 
@@ -42,8 +43,23 @@ def examine(
         return f"{len(shards)} shards at {source}, {sum(max(shard.size_bytes, 0) for shard in shards) / 1e6:.1f} MB"
 
     def results() -> str:
-        row = query(warehouse or "", "SELECT count(*) AS shards, sum(scored)::BIGINT AS scored FROM accounting").iloc[0]
-        return f"{row['shards']} shards, {row['scored']} images scored in {warehouse}"
+        path = warehouse or ""
+        with connect(path, read_only=True) as connection:
+            ((complete, others, scored),) = connection.execute(
+                "SELECT count(*) FILTER (state = 'complete'), count(*) FILTER (state <> 'complete'), "
+                "coalesce(sum(scored), 0)::BIGINT FROM accounting"
+            ).fetchall()
+            ((running,),) = connection.execute("SELECT count(*) FROM runs WHERE state = 'running'").fetchall()
+            parts = not_landed(connection, parts_folder(path))
+        return f"{complete} shards, {scored} images scored in {path}" + "".join(
+            f"; {count} {what}"
+            for count, what in (
+                (others, "shards deferred or failed (mdmf sql \"FROM accounting WHERE state <> 'complete'\")"),
+                (len(parts), "parts that are not landed (the next run of their source does; mdmf verify says what they are)"),
+                (running, "runs without an end: at work, or dead (mdmf reap closes dead ones)"),
+            )
+            if count
+        )
 
     checks: list[tuple[str, Callable[[], str]]] = [("versions", versions), ("machine", machine), ("scoring", scoring)]
     checks += [("storage", storage)] * (source is not None) + [("warehouse", results)] * (warehouse is not None)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from mdmf_cli.console import Block, Warehouse, console, plain_errors
+from mdmf_cli.console import Block, Warehouse, plain_errors, say
 
 
 class Which(StrEnum):
@@ -68,9 +68,9 @@ def export(
                 warehouse=warehouse, out=out, selection=selection, formats=formats, uid=uid.value, storage_block=storage_block
             )
         )
-    console.print(found.line(), highlight=False, soft_wrap=True, markup=False)
-    console.print(found.meaning, highlight=False, soft_wrap=True, markup=False)
-    console.print(f"next:   mdmf reshard {found.directory} OUT", highlight=False, soft_wrap=True, markup=False)
+    say(found.line())
+    say(found.meaning)
+    say(f"next:   mdmf reshard {found.directory} OUT")
 
 
 def reshard(
@@ -90,7 +90,4 @@ def reshard(
 
     with plain_errors():
         found = copy(keep_list, out, shards_of, warehouse, workers, storage_block)
-    console.print(
-        f"{found.samples} samples in {found.shards} shards of {out}; {found.already_there} shards were there before",
-        highlight=False, soft_wrap=True, markup=False,
-    )  # fmt: skip
+    say(f"{found.samples} samples in {found.shards} shards of {out}; {found.already_there} shards were there before")

@@ -2,7 +2,7 @@
 
 import os
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 # The in-process runs need no account, no telemetry and no network beyond the source.
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
@@ -12,10 +12,11 @@ import typer
 
 from mdmf_cli import export as keep_lists
 from mdmf_cli.bank import bank_app
-from mdmf_cli.console import Block, Device, ScorerOption, Warehouse, console, plain_errors, print_rows, print_scored
+from mdmf_cli.console import Block, Device, Panel, ScorerOption, Warehouse, console, plain_errors, print_rows, print_scored
 from mdmf_cli.recovery import reap, retry
 from mdmf_cli.review import review_app
 from mdmf_cli.safety import safety_app
+from mdmf_cli.train import evaluate, train
 from mdmf_core.errors import MdmfError
 
 app = typer.Typer(
@@ -23,13 +24,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.add_typer(bank_app, name="bank")
-app.add_typer(review_app, name="review")
-app.command()(retry)
-app.command()(reap)
-app.add_typer(safety_app)
-app.command()(keep_lists.export)
-app.command()(keep_lists.reshard)
 
 
 class Format(StrEnum):
@@ -38,12 +32,7 @@ class Format(StrEnum):
     json = "json"
 
 
-class Part(StrEnum):
-    train = "train"
-    val = "val"
-
-
-@app.command()
+@app.command(rich_help_panel=Panel.SCORE)
 def curate(
     source: Annotated[
         str, typer.Argument(help="Shards by path, {00000..00099}.tar range or glob, or a folder; local or s3://")
@@ -86,7 +75,7 @@ def curate(
     console.print(f'next:   mdmf sql "SELECT * FROM flagged(0.05)" --warehouse {warehouse}', highlight=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=Panel.SCORE)
 def rescore(
     bank: Annotated[str, typer.Option(help="name@3, name, @alias in the registry, or a bank directory.")] = "@production",
     warehouse: Warehouse = "warehouse.duckdb",
@@ -113,7 +102,7 @@ def rescore(
     )  # fmt: skip
 
 
-@app.command()
+@app.command(rich_help_panel=Panel.USE)
 def sql(
     sql: Annotated[str, typer.Argument(metavar="QUERY", help='For example "SELECT key, score, p_value FROM flagged(0.05)"')],
     warehouse: Warehouse = "warehouse.duckdb",
@@ -122,7 +111,7 @@ def sql(
         bool, typer.Option("--parts", help="Ask what the newest run has finished, without opening the warehouse.")
     ] = False,
 ) -> None:
-    """Ask the warehouse. Read-only."""
+    """Ask the warehouse: SELECT, COPY (SELECT ...) TO a file, EXPLAIN. Nothing in it can be changed."""
     import duckdb
 
     from tasks.parts_view import query_parts
@@ -141,7 +130,7 @@ def sql(
         typer.echo(frame.to_json(orient="records", lines=True, date_format="iso"), nl=False)
 
 
-@app.command()
+@app.command(rich_help_panel=Panel.USE)
 def report(
     warehouse: Warehouse = "warehouse.duckdb",
     out: Annotated[str | None, typer.Option(help="Folder, local or s3://; WAREHOUSE.report by default.")] = None,
@@ -157,11 +146,11 @@ def report(
         kit = load_evidence_kit(warehouse, scorer, bank, device, storage_block)
         page = write_report(warehouse, warehouse, storage_block, kit, out)
         if page is None:
-            raise MdmfError(f"{warehouse} holds no scored images yet")
+            raise MdmfError(f"{warehouse} holds no shard that was scored or deferred yet")
     console.print(page, highlight=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=Panel.LOOK)
 def doctor(
     source: Annotated[str | None, typer.Option(help="Also list this source, to check storage access.")] = None,
     scorer: ScorerOption = "default",
@@ -177,7 +166,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=Panel.LOOK)
 def demo(keep_going: Annotated[bool, typer.Option(help="Leave server and worker running, to look at the UI.")] = False) -> None:
     """Run the main job end to end on the bundled shards: server, worker, deployment, results. Then stop what was started."""
     from mdmf_cli.demo import run_demo
@@ -186,95 +175,15 @@ def demo(keep_going: Annotated[bool, typer.Option(help="Leave server and worker 
         run_demo(console, keep_going)
 
 
-LABELLED = (
-    "A .csv or .parquet manifest (columns label, group, url; optionally fold, domain), or a folder: real/<source>/ and "
-    "generated/<generator>/, ForenSynths (<generator>/0_real|1_fake) or GenImage (<generator>/val/nature|ai). Local or s3://"
-)
-Groups = Annotated[int | None, typer.Option(min=1, help="Images used of every generator and real source.")]
-Cache = Annotated[str, typer.Option(help="Folder for patch tokens; safe to delete.")]
-
-
-@app.command()
-def train(
-    source: Annotated[str, typer.Argument(help=LABELLED)],
-    out: Annotated[str, typer.Option(help="Scorer directory to write; must not exist.")],
-    backbone: Annotated[
-        str, typer.Option(help="forensic, timm:MODEL?weights=FILE&blocks=1&pool=32, or mdmf-dinov2-l14?weights=FILE")
-    ] = "forensic",
-    objective: Annotated[
-        list[str] | None,
-        typer.Option(help="Arm to try, may be given again: none, closed-form, mmd-d, mmd-mp, bce. All by default."),
-    ] = None,
-    statistic: Annotated[
-        list[str] | None, typer.Option(help="Statistic to try, may be given again: mmd2, cross, top-k, fusion. All by default.")
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds of every arm with a random part.")] = 3,
-    folds: Annotated[int, typer.Option(min=3, help="Parts that whole generators and whole real sources are dealt to.")] = 3,
-    variants: Annotated[int, typer.Option(min=1, help="Random histories of every image.")] = 4,
-    regenerated_variants: Annotated[int, typer.Option(min=0, help="Regenerated versions of every real image; 0 = none.")] = 2,
-    steps: Annotated[int, typer.Option(min=1, help="Gradient steps of an arm at most.")] = 300,
-    points: Annotated[int, typer.Option(min=2, help="Points of the bank's coreset.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of folds, histories and training.")] = 2605,
-    max_per_group: Groups = None,
-    accept_split_formats: Annotated[bool, typer.Option(help="Go on when no file format occurs in both classes.")] = False,
-    cache: Cache = ".mdmf/tokens",
-    device: Device = "auto",
-    storage_block: Block = None,
-) -> None:
-    """Train a scorer on labelled images and measure it on generators and real sources that it never saw."""
-    from flows.train import train_pfs
-
-    chosen: dict[str, Any] = {}
-    if objective:
-        chosen["objectives"] = tuple(objective)
-    if statistic:
-        chosen["statistics"] = tuple(statistic)
-    with plain_errors():
-        trained = train_pfs(
-            source=source, out=out, backbone=backbone, seeds=seeds, folds=folds, variants=variants,
-            regenerated_variants=regenerated_variants, steps_per_arm=steps, points=points, seed=seed,
-            max_per_group=max_per_group, accept_split_formats=accept_split_formats, cache=cache, device=device,
-            storage_block=storage_block, **chosen,
-        )  # fmt: skip
-    typer.echo(trained.table)
-    console.print(
-        f"{trained.directory}: {trained.objective} with {trained.statistic}; generators and real sources that it never "
-        f"saw, both classes at JPEG 90: AUROC {trained.auroc_mean:.3f} in the mean over generators, "
-        f"{trained.auroc_pooled:.3f} pooled; "
-        f"{trained.images} images, {trained.excluded} left out",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
-    console.print(f"next:   mdmf curate SHARDS --scorer {trained.directory}", highlight=False, soft_wrap=True)
-
-
-@app.command()
-def evaluate(
-    source: Annotated[str, typer.Argument(help=LABELLED)],
-    out: Annotated[str, typer.Option(help="Directory to write; must not exist.")],
-    scorer: ScorerOption = "default",
-    bank: Annotated[str, typer.Option(help="default = the scorer's own, or a bank directory built with it.")] = "default",
-    part: Annotated[Part, typer.Option(help="Which half of GenImage.")] = Part.val,
-    max_per_group: Groups = None,
-    drop_seen: Annotated[bool, typer.Option(help="Leave out images that scorer, bank or calibration has seen.")] = False,
-    cache: Cache = ".mdmf/tokens",
-    device: Device = "auto",
-    storage_block: Block = None,
-) -> None:
-    """Measure a scorer on labelled images: figures per generator, controls, peers, robustness. Status 1 on a broken control."""
-    from flows.evaluate import evaluate as flow
-
-    with plain_errors():
-        found = flow(
-            source=source, out=out, scorer=scorer, bank=bank, part=part.value, max_per_group=max_per_group, drop_seen=drop_seen,
-            cache=cache, device=device, storage_block=storage_block,
-        )  # fmt: skip
-    typer.echo(found.table)
-    for control in found.controls:
-        console.print(f"control holds: {control.name}: {control.detail}", highlight=False, soft_wrap=True)
-    console.print(
-        f"{found.images} images, {found.excluded} without a score; see {found.directory}/evaluation.md", soft_wrap=True
-    )
-
+app.command(rich_help_panel=Panel.SCORE)(retry)
+app.command(rich_help_panel=Panel.USE)(keep_lists.export)
+app.command(rich_help_panel=Panel.USE)(keep_lists.reshard)
+app.command(rich_help_panel=Panel.MAKE)(train)
+app.command(rich_help_panel=Panel.MAKE)(evaluate)
+app.command(rich_help_panel=Panel.WHOLE)(reap)
+app.add_typer(safety_app)
+app.add_typer(review_app, name="review", rich_help_panel=Panel.USE)
+app.add_typer(bank_app, name="bank", rich_help_panel=Panel.MAKE)
 
 if __name__ == "__main__":
     app()

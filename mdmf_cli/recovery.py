@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from mdmf_cli.console import Block, Device, ScorerOption, Warehouse, console, plain_errors, print_scored
+from mdmf_cli.console import Block, Device, ScorerOption, Warehouse, plain_errors, print_scored, say
 
 
 def retry(
@@ -41,4 +41,4 @@ def reap(warehouse: Warehouse = "warehouse.duckdb") -> None:
 
     with plain_errors():
         runs = flow(warehouse=warehouse)
-    console.print(f"{len(runs)} dead runs" + "".join(f"\n{run}" for run in runs), highlight=False)
+    say(f"{len(runs)} dead runs" + "".join(f"\n{run}" for run in runs))

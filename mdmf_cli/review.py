@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from mdmf_cli.console import Warehouse, console, plain_errors, print_rows
+from mdmf_cli.console import Warehouse, plain_errors, print_rows, say
 
 review_app = typer.Typer(help="Verdicts of people: they count before the score.", no_args_is_help=True)
 Budget = Annotated[float, typer.Option(min=0, max=1, help="False-positive budget of the flags.")]
@@ -80,8 +80,3 @@ def precision(budget: Budget = 0.05, warehouse: Warehouse = "warehouse.duckdb") 
         "The random sample speaks of all flags; it is the review order (mdmf review sample) up to the first image that nobody "
         "has looked at. All reviewed speaks of those that somebody chose to look at."
     )
-
-
-def say(text: str) -> None:
-    """One line, as it is."""
-    console.print(text, highlight=False, soft_wrap=True, markup=False)

@@ -5,13 +5,13 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from mdmf_cli.console import Warehouse, errors, plain_errors, print_rows, say
+from mdmf_cli.console import Panel, Warehouse, errors, plain_errors, print_rows, say
 
 safety_app = typer.Typer()
 Force = Annotated[bool, typer.Option(help="Also where a file of that name exists.")]
 
 
-@safety_app.command()
+@safety_app.command(rich_help_panel=Panel.WHOLE)
 def verify(
     warehouse: Warehouse = "warehouse.duckdb",
     repair: Annotated[bool, typer.Option(help="Mend what can be mended; while no run is writing.")] = False,
@@ -41,7 +41,7 @@ def verify(
     say("everything adds up")
 
 
-@safety_app.command()
+@safety_app.command(rich_help_panel=Panel.WHOLE)
 def backup(
     out: Annotated[str, typer.Argument(help="File to write, for example warehouse-backup.duckdb")],
     warehouse: Warehouse = "warehouse.duckdb",
@@ -55,7 +55,7 @@ def backup(
     say(f"{copied.path}: {copied.size_bytes / 1e6:.1f} MB, content {copied.content_digest}")
 
 
-@safety_app.command()
+@safety_app.command(rich_help_panel=Panel.WHOLE)
 def restore(
     saved: Annotated[str, typer.Argument(metavar="BACKUP", help="What `mdmf backup` wrote.")],
     warehouse: Warehouse = "warehouse.duckdb",
@@ -75,7 +75,7 @@ def restore(
         say(f"{len(found.not_landed)} parts are newer than the backup; next: mdmf verify --repair --warehouse {warehouse}")
 
 
-@safety_app.command()
+@safety_app.command(rich_help_panel=Panel.WHOLE)
 def migrate(warehouse: Warehouse = "warehouse.duckdb") -> None:
     """Bring a warehouse of an earlier version up to this one. Curate does so by itself."""
     from tasks.warehouse import connect, opened

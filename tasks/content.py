@@ -6,7 +6,8 @@ import duckdb
 
 from mdmf_core.digests import digest_of
 
-# Everything that must not depend on when, where, in which run or in which order a row was made.
+# Everything that must not depend on when, where, in which run or in which order a row was made. Reviews are not in it: they are
+# what people add to it, so that the same images curated anew still have the same digest.
 _CONTENT = {
     "images": "SELECT * FROM images",
     "scores": "SELECT * EXCLUDE (run_id, scored_at) FROM scores",

@@ -16,10 +16,10 @@ from pydantic import BaseModel
 
 from mdmf_core.errors import MdmfError
 from mdmf_core.keepfiles import FORMAT, datacomp_uids
-from tasks.export_query import Selection, counts, keep_query, literal, made_by, plain_sql, rows_query
+from tasks.export_query import Selection, counts, keep_query, made_by, plain_sql, rows_query
 from tasks.publish import new_directory
 from tasks.storage import file_sha256
-from tasks.warehouse import connect
+from tasks.warehouse import connect, quoted
 
 FileFormat = Literal["parquet", "csv", "datacomp"]
 # A reader of one shard reads one or two of the groups.
@@ -55,6 +55,7 @@ class Exported(BaseModel):
     rows: int
     shards: int
     decisions: dict[str, int]  # of the whole corpus
+    decided_by_review: dict[str, int]  # of these, what a reviewer said
     excluded: dict[str, int]  # reason and members
     meaning: str
     seconds: float
@@ -62,8 +63,9 @@ class Exported(BaseModel):
     def line(self) -> str:
         """The figures in one line."""
         decisions = ", ".join(f"{count} {name}" for name, count in self.decisions.items()) or "none scored"
+        reviewed = f" ({sum(self.decided_by_review.values())} by reviewers)" if self.decided_by_review else ""
         excluded = f", {sum(self.excluded.values())} excluded" if self.excluded else ""
-        return f"{self.rows} images in {self.directory}; the corpus: {decisions}{excluded} in {self.shards} shards"
+        return f"{self.rows} images in {self.directory}; the corpus: {decisions}{reviewed}{excluded} in {self.shards} shards"
 
     def markdown(self) -> str:
         """The same with the reasons of exclusions, as a page."""
@@ -91,7 +93,7 @@ def export(settings: ExportSettings) -> Exported:
             manifest = _write_rows(connection, settings, folder, started)
         with _connected(None, folder) as connection:
             if "csv" in settings.formats:
-                _copy(connection, f"FROM read_parquet({literal(keep)})", os.path.join(folder, "keep.csv"), "FORMAT csv, HEADER")
+                _copy(connection, f"FROM read_parquet({quoted(keep)})", os.path.join(folder, "keep.csv"), "FORMAT csv, HEADER")
             if "datacomp" in settings.formats:
                 manifest["uids"] = _write_uids(connection, keep, os.path.join(folder, "keep.npy"))
         shutil.rmtree(os.path.join(folder, "spill"), ignore_errors=True)
@@ -100,7 +102,8 @@ def export(settings: ExportSettings) -> Exported:
             json.dump(manifest, file, indent=2)
     return Exported(
         directory=out, rows=manifest["rows"], shards=manifest["shards"]["complete"], decisions=manifest["decisions"],
-        excluded=manifest["excluded"], meaning=manifest["meaning"], seconds=(datetime.now(UTC) - started).total_seconds(),
+        decided_by_review=manifest["decided_by_review"], excluded=manifest["excluded"],
+        meaning=manifest["meaning"], seconds=(datetime.now(UTC) - started).total_seconds(),
     )  # fmt: skip
 
 
@@ -113,7 +116,7 @@ def _connected(warehouse: str | None, folder: str) -> Iterator[duckdb.DuckDBPyCo
     """The warehouse, read-only, or DuckDB without one; what does not fit in memory goes to ``folder``."""
     with connect(warehouse, read_only=True) if warehouse else duckdb.connect() as connection:
         connection.execute(f"SET memory_limit = '{_MEMORY}'")
-        connection.execute(f"SET temp_directory = {literal(os.path.join(folder, 'spill'))}")
+        connection.execute(f"SET temp_directory = {quoted(os.path.join(folder, 'spill'))}")
         yield connection
 
 
@@ -139,13 +142,13 @@ def _write_rows(
     uid = settings.uid if "datacomp" in settings.formats else "none"
     keep = os.path.join(folder, "keep.parquet")
     with plain_sql("the export"):
-        ((rows,),) = _copy(connection, rows_query(chosen, uid), keep, _PARQUET.format(metadata=literal(json.dumps(manifest))))
-        _copy(connection, _SHARDS.format(keep=literal(keep)), os.path.join(folder, "shards.parquet"), "FORMAT parquet")
+        ((rows,),) = _copy(connection, rows_query(chosen, uid), keep, _PARQUET.format(metadata=quoted(json.dumps(manifest))))
+        _copy(connection, _SHARDS.format(keep=quoted(keep)), os.path.join(folder, "shards.parquet"), "FORMAT parquet")
     return manifest | {"rows": rows}
 
 
 def _copy(connection: duckdb.DuckDBPyConnection, query: str, path: str, options: str) -> list[tuple[Any, ...]]:
-    return connection.execute(f"COPY ({query}) TO {literal(path)} ({options})").fetchall()
+    return connection.execute(f"COPY ({query}) TO {quoted(path)} ({options})").fetchall()
 
 
 def _shard_counts(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
@@ -175,7 +178,7 @@ def _write_uids(connection: duckdb.DuckDBPyConnection, keep: str, path: str) -> 
     Raises:
         MdmfError: images without such a uid.
     """
-    source = f"FROM read_parquet({literal(keep)})"
+    source = f"FROM read_parquet({quoted(keep)})"
     ((bare, distinct),) = connection.execute(f"SELECT count(*) FILTER (uid IS NULL), count(DISTINCT uid) {source}").fetchall()
     if bare:
         raise MdmfError(

@@ -8,6 +8,7 @@ import duckdb
 from pydantic import BaseModel, Field
 
 from mdmf_core.errors import MdmfError, WarehouseError
+from tasks.warehouse import quoted
 
 Which = Literal["kept", "flagged", "unsure", "surely", "discoveries"]
 Uid = Literal["none", "sidecar", "image_id"]
@@ -16,12 +17,12 @@ _MACROS = {
     "kept": "SELECT *, 'kept' AS decision FROM kept({budget})",
     "flagged": "SELECT *, 'flagged' AS decision FROM flagged({budget})",
     "unsure": "SELECT *, 'unsure' AS decision FROM unsure(fpr := {budget})",
-    "surely": "SELECT *, 'flagged' AS decision FROM flagged_surely({budget})",
-    "discoveries": "SELECT *, 'flagged' AS decision FROM discoveries({budget})",
+    "surely": "SELECT *, 'flagged' AS decision, 'score' AS decided_by FROM flagged_surely({budget})",
+    "discoveries": "SELECT *, 'flagged' AS decision, 'score' AS decided_by FROM discoveries({budget})",
 }
 _ROWS = """
 SELECT shard_url, key, image_id::VARCHAR AS image_id, sha256, {uid}::VARCHAR AS uid, locator, bytes, format, width, height, url,
-       score, p_value, domain, in_support, decision
+       score, p_value, domain, in_support, decision, decided_by
 FROM ({chosen}) ORDER BY shard_url, key
 """
 # Too small or otherwise without a score, but decoded: their bytes are known and can be checked.
@@ -74,7 +75,7 @@ def keep_query(connection: duckdb.DuckDBPyConnection, selection: Selection) -> s
         query = f"SELECT * FROM ({query}) WHERE ({selection.where}\n)"
     if selection.keep_excluded:
         _require_known(connection, selection.keep_excluded)
-        reasons = ", ".join(map(literal, selection.keep_excluded))
+        reasons = ", ".join(map(quoted, selection.keep_excluded))
         query = f"SELECT * FROM ({query}) UNION ALL BY NAME {_EXCLUDED.format(reasons=reasons)}"
     return query
 
@@ -119,10 +120,13 @@ def counts(connection: duckdb.DuckDBPyConnection, selection: Selection) -> dict[
     """Members of the corpus by what became of them; members = the sum of decisions + the sum of exclusions."""
     excluded = connection.execute("SELECT reason, count(*) FROM excluded GROUP BY reason ORDER BY reason").fetchall()
     if selection.which in ("kept", "flagged", "unsure") or selection.sql:
-        sql = f"SELECT decision, count(*) FROM decisions({selection.budget}) GROUP BY decision ORDER BY decision"
-    else:  # the line of these need not be one that decisions can take
-        sql = "SELECT 'scored', count(*) FROM scored"
-    return {"decisions": dict(connection.execute(sql).fetchall()), "excluded": dict(excluded)}
+        decided = f"decided({selection.budget})"
+        sql = f"SELECT decision, count(*) FROM {decided} GROUP BY decision ORDER BY decision"
+        by_review = f"SELECT decision, count(*) FROM {decided} WHERE decided_by = 'review' GROUP BY decision ORDER BY decision"
+    else:  # scores alone, and the line of these need not be one that decisions can take
+        sql, by_review = "SELECT 'scored', count(*) FROM judged", "SELECT 'scored', 0 LIMIT 0"
+    decisions, reviewed = (dict(connection.execute(each).fetchall()) for each in (sql, by_review))
+    return {"decisions": decisions, "decided_by_review": reviewed, "excluded": dict(excluded)}
 
 
 def _by_sql(connection: duckdb.DuckDBPyConnection, selection: Selection) -> str:
@@ -173,8 +177,3 @@ def _require_known(connection: duckdb.DuckDBPyConnection, reasons: tuple[str, ..
 def _columns(connection: duckdb.DuckDBPyConnection) -> list[str]:
     connection.execute("SELECT * FROM scored LIMIT 0").fetchall()
     return [column[0] for column in connection.description or []]
-
-
-def literal(text: str) -> str:
-    """A text as SQL writes it, where COPY takes no parameter."""
-    return "'" + text.replace("'", "''") + "'"

@@ -1,7 +1,6 @@
 """The finished parts of the newest run as views, for questions while the warehouse is being written."""
 
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import escape, glob
@@ -11,7 +10,7 @@ import pandas as pd
 
 from mdmf_core.errors import WarehouseError
 from tasks.parts import read_part
-from tasks.warehouse import parts_folder
+from tasks.warehouse import frame, parts_folder, quoted
 
 _ACCOUNTING = """
 CREATE TABLE accounting AS
@@ -50,13 +49,11 @@ def connect_parts(warehouse: str) -> Iterator[duckdb.DuckDBPyConnection]:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute(_ACCOUNTING, [found, run_id])
         parts = [path for (path,) in connection.execute("SELECT part FROM accounting").fetchall()]
-        quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in parts)
-        connection.execute(_VIEWS.format(parts=f"[{quoted}]"))
+        connection.execute(_VIEWS.format(parts=f"[{', '.join(map(quoted, parts))}]"))
         yield connection
 
 
 def query_parts(warehouse: str, sql: str) -> pd.DataFrame:
     """The result of one query on the parts as a frame."""
-    with connect_parts(warehouse) as connection, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The inplace keyword")  # duckdb's own way with time zones
-        return connection.execute(sql).df()
+    with connect_parts(warehouse) as connection:
+        return frame(connection, sql)

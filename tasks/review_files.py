@@ -106,9 +106,9 @@ def write_sample(path: str, rows: Sequence[dict[str, Any]]) -> None:
     with atomic_path(os.path.abspath(path)) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, SAMPLE, restval="")
         writer.writeheader()
-        writer.writerows(row | {name: _cell(row[name]) for name in ("caption", "url")} for row in rows)
+        writer.writerows(row | {name: cell(row[name]) for name in ("shard_url", "key", "caption", "url")} for row in rows)
 
 
-def _cell(text: str | None) -> str | None:
+def cell(text: str | None) -> str | None:
     """Foreign text that no spreadsheet takes for a formula."""
     return f"'{text}" if text and text[0] in "=+-@\t\r" else text

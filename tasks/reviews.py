@@ -13,7 +13,7 @@ import pyarrow as pa
 from mdmf_core.digests import sha256_hex
 from mdmf_core.errors import MdmfError
 from tasks.reading import read_bytes
-from tasks.review_files import Review, parse, refuse
+from tasks.review_files import Review, cell, parse, refuse
 from tasks.warehouse import connect, migrate, opened, transaction
 
 
@@ -94,13 +94,18 @@ def _images(connection: duckdb.DuckDBPyConnection, found: Sequence[Review]) -> l
         image = known.get(review.image_id)
         if image is None:
             problems.append(f"line {review.line}: the warehouse has no image {review.image_id!r}")
-        elif review.key not in ("", image.key) or review.shard_url not in ("", image.shard_url):
+        elif not _names(review.key, image.key) or not _names(review.shard_url, image.shard_url):
             problems.append(
                 f"line {review.line}: image {review.image_id} is {image.key!r} of {image.shard_url}, "
                 f"not {review.key or image.key!r} of {review.shard_url or image.shard_url}"
             )
     refuse(problems)
     return [known[review.image_id] for review in found]
+
+
+def _names(given: str, text: str) -> bool:
+    """Whether a file means this key or URL: as it is, as our own files write it, or not given."""
+    return given in ("", text, cell(text))
 
 
 def _require_one_verdict(found: Sequence[Review], images: Sequence[_Image]) -> None:

@@ -1,9 +1,12 @@
 """Parts that no complete shard of the warehouse knows: finished and never landed, outdated, or damaged."""
 
+import glob
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import duckdb
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -31,6 +34,18 @@ class Stray(NamedTuple):
 def unknown_parts(folder: str, listed: list[str], state: Holdings) -> list[str]:
     """Those of the listed parts that belong to no complete shard."""
     known = {part_path(folder, holding.shard, holding.key) for holding in state.complete if holding.key}
+    return [path for path in listed if path not in known]
+
+
+def not_landed(connection: duckdb.DuckDBPyConnection, folder: str) -> list[str]:
+    """Parts that belong to no complete shard, by their names alone: no row is counted and no part read."""
+    listed = sorted(glob.glob(os.path.join(glob.escape(folder), "scores", "*.parquet")))
+    rows = connection.execute(
+        "SELECT sh.url, kind, size_bytes, fingerprint, s.digest, b.digest, c.digest FROM shards sh "
+        "JOIN scorers s USING (scorer_id) JOIN banks b USING (bank_id) JOIN calibrations c USING (calibration_id) "
+        "WHERE state = 'complete'"
+    ).fetchall()
+    known = {part_path(folder, Shard(*row[:4]), WorkKey(*row[4:])) for row in rows}
     return [path for path in listed if path not in known]
 
 

@@ -19,7 +19,7 @@ import pandas as pd
 from prefect import get_run_logger
 from prefect.exceptions import MissingContextError
 
-from mdmf_core.errors import WarehouseError, WarehouseHeld
+from mdmf_core.errors import MdmfError, WarehouseError, WarehouseHeld
 from tasks.storage import disk_full
 
 # Readable by the DuckDB shells of 1.5 and 2.x alike.
@@ -29,6 +29,8 @@ READER_PATIENCE, WRITER_PATIENCE, LANDING_PATIENCE = 120.0, 600.0, 3600.0
 _NOTICE = 15.0  # seconds between two lines that say what is waited for
 _HOLDER = re.compile(r"held in (?P<program>.+) \(PID (?P<pid>\d+)\)")
 MIGRATIONS: Traversable = files("warehouse")
+# What a question may be. ATTACH could open the file a second time, for writing.
+_QUESTIONS = ("SELECT", "MULTI", "COPY", "EXPLAIN")  # MULTI: a PIVOT
 
 
 def parts_folder(warehouse: str) -> str:
@@ -227,6 +229,27 @@ def migrate(connection: duckdb.DuckDBPyConnection, source: Traversable = MIGRATI
 
 def query(warehouse: str, sql: str, parameters: list[Any] | None = None) -> pd.DataFrame:
     """The result of one read-only query as a frame."""
-    with connect(warehouse, read_only=True) as connection, warnings.catch_warnings():
+    with connect(warehouse, read_only=True) as connection:
+        return frame(connection, sql, parameters)
+
+
+def frame(connection: duckdb.DuckDBPyConnection, sql: str, parameters: list[Any] | None = None) -> pd.DataFrame:
+    """The answer to a question as a frame.
+
+    Raises:
+        MdmfError: as ``require_question``.
+    """
+    require_question(connection, sql)
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The inplace keyword")  # duckdb's own way with time zones
         return connection.execute(sql, parameters or []).df()
+
+
+def require_question(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+    """Raises MdmfError for anything but questions, which may read other files and write their answer to one."""
+    for statement in connection.extract_statements(sql):
+        if statement.type.name not in _QUESTIONS:
+            raise MdmfError(
+                f"{statement.type.name} is no question: SELECT, COPY (SELECT ...) TO and EXPLAIN are allowed here, and nothing "
+                "can be changed; for other statements use `duckdb -readonly`"
+            )

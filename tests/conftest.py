@@ -50,7 +50,7 @@ def tiny_bank(tiny_scorer: str, real_folder: str, tmp_path_factory: pytest.TempP
     return build(build_settings(real_folder, store, tiny_scorer), load_scorer(tiny_scorer, "cpu")).directory
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def kit(tiny_scorer: str, tiny_bank: str) -> ScoringKit:
     """What one process scores with."""
     return load_kit(tiny_scorer, tiny_bank, "cpu", 8, 1, None)

@@ -79,7 +79,7 @@ def _land(connection: duckdb.DuckDBPyConnection, shard: Shard, ids: list[str]) -
         else:
             p_value = (int(sha256[2:4], 16) + 1) / 257
             connection.execute(
-                "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0, 9, ?, 'photo', ?, ?)",
+                "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, 0, 9, ?, 'photo', ?, ?, NULL)",
                 [image_id, shard_uuid, *ids, RUN, 1 - p_value, p_value, int(sha256[:2], 16) >= 77, _NOW],
             )
     connection.execute(

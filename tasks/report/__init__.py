@@ -28,7 +28,7 @@ class NoEvidence:
 def write_report(
     warehouse: str, title: str, storage_block: str | None, kit: ScoringKit | NoEvidence, out: str | None = None
 ) -> str | None:
-    """Writes the report on the promoted scorer and bank and gives its page's URL; None when nothing is scored.
+    """Writes the report on the promoted scorer and bank and gives its page's URL; None when no shard has come to an end.
 
     Args:
         kit: draws the evidence maps; it must be the promoted one, otherwise the page says why it has none.
@@ -75,7 +75,7 @@ def _gather(warehouse: str) -> dict[str, Any] | None:
     """Everything that the warehouse says, in one visit; it is not held open while pictures are read."""
     with connect(warehouse, read_only=True) as connection:
         known = facts.lineage(connection)
-        if known is None or not selection.rows(connection, "SELECT 1 FROM scored LIMIT 1"):
+        if known is None or not selection.rows(connection, "SELECT 1 FROM accounting LIMIT 1"):
             return None
         slices = selection.rows(connection, "SELECT domain, images, smallest_budget FROM slices")
         line = facts.line_of(slices)
@@ -104,6 +104,8 @@ def _gather(warehouse: str) -> dict[str, Any] | None:
             "budgets": facts.budget_rows(connection, counts),
             "prevalence": selection.rows(connection, facts.PREVALENCE),
             "precision": selection.rows(connection, facts.precision_sql(line)),
+            "by_review": selection.rows(connection, facts.by_review_sql(line)),
+            "reviewed": selection.rows(connection, facts.reviewed_sql(line)),
             "galleries": galleries,
             "images": {identity: images[identity] for identity in chosen if identity in images},
             "excluded": selection.excluded(connection),

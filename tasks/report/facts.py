@@ -70,6 +70,17 @@ def precision_sql(line: float) -> str:
     return f"SELECT domain, flagged, expected_false, precision FROM expected_precision({number(line)})"
 
 
+def reviewed_sql(line: float) -> str:
+    """Of what the line flags: the share that reviewers call generated."""
+    return f"SELECT basis, flagged, looked_at, generated, real, precision, low, high FROM precision_estimate({number(line)})"
+
+
+def by_review_sql(line: float) -> str:
+    """How many decisions are a reviewer's."""
+    decided = f"decided({number(line)}) WHERE decided_by = 'review'"
+    return f"SELECT decision, count(*) AS images FROM {decided} GROUP BY decision ORDER BY decision"
+
+
 def line_of(slices: Rows) -> float:
     """The budget that the report draws: 5 %, or the smallest that any slice can keep."""
     smallest: float = min(part["smallest_budget"] for part in slices)

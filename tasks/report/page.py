@@ -52,6 +52,8 @@ def render(found: dict[str, Any]) -> bytes:
                 "budgets": facts.BUDGET_TABLE,
                 "prevalence": facts.PREVALENCE,
                 "precision": facts.precision_sql(found["line"]),
+                "by_review": facts.by_review_sql(found["line"]),
+                "reviewed": facts.reviewed_sql(found["line"]),
                 "reasons": selection.REASON_COUNTS,
             },
         }
@@ -62,7 +64,7 @@ def render(found: dict[str, Any]) -> bytes:
 def charts(histograms: selection.Rows, line: float) -> selection.Rows:
     """Histograms as rectangles: bars for the images, a mark for what real images alone would give, all to one scale."""
     shares = [max(bin["images"], bin["expected"]) / max(row["covered"], 1) for row in histograms for bin in row["bins"]]
-    top = max(0.1, math.ceil(10 * max(shares)) / 10)
+    top = max(0.1, math.ceil(10 * max(shares, default=0)) / 10)
     found = []
     for row in histograms:
         room, step = HEIGHT - BOTTOM - TOP, (WIDTH - LEFT) / len(row["bins"])
@@ -112,7 +114,9 @@ def _data(found: dict[str, Any]) -> dict[str, Any]:
 def _record(row: dict[str, Any]) -> dict[str, Any]:
     left_out = ("image_id", "shard_id", "kind", "locator")
     record = {name: value for name, value in row.items() if name not in left_out}
-    return record | {name: _short(record[name], _LONGEST) for name in ("key", "shard_url", "url")}
+    shown = {name: _short(record[name], _LONGEST) for name in ("key", "shard_url", "url")}
+    # A file of verdicts names keys and shards as they are or not at all.
+    return record | shown | {"shortened": any(shown[name] != record[name] for name in ("key", "shard_url"))}
 
 
 def _legend_css() -> str:

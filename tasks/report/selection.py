@@ -6,6 +6,8 @@ from typing import Any
 
 import duckdb
 
+from tasks.warehouse import quoted
+
 MOST_GENERATED = "SELECT key, score, p_value, caption FROM scored ORDER BY score DESC, key LIMIT {n}"
 MOST_REAL = "SELECT key, score, p_value, caption FROM scored ORDER BY score, key LIMIT {n}"
 SOURCES = 8  # shown by name, the largest first; what is left is one more
@@ -80,11 +82,11 @@ def galleries(line: float) -> tuple[Gallery, ...]:
     return (
         Gallery("generated", "Most likely generated", "Farthest from the bank of real images.", "scored", "-score"),
         Gallery("line", f"Near the line of a {percent} budget", "The images that the budget decides about.",
-                f"decisions({number(line)}) WHERE decision <> 'unsure'", f"abs(p_value - {number(line)})"),
+                f"decisions({number(line)}) WHERE by_score <> 'unsure'", f"abs(p_value - {number(line)})"),
         Gallery("real", "Most surely real", "Nearest to the bank.", "scored", "score"),
         Gallery("random", "Random", "Image ids are digests, so their order is a random one that stays.", "scored", "image_id"),
-        Gallery("unsure", "Unsure", "No slice of the bank speaks for their size, JPEG quality or kind.",
-                f"unsure({number(line)})", "image_id"),
+        Gallery("unsure", "Unsure", "No slice of the bank speaks for their size, JPEG quality or kind, or their reviewer could "
+                "not say.", f"unsure({number(line)})", "image_id"),
     )  # fmt: skip
 
 
@@ -95,11 +97,6 @@ def number(value: float) -> str:
     ('0.05', '3.33333333333333315e-01')
     """
     return f"{value:g}" if float(f"{value:g}") == value else f"{value:.17e}"
-
-
-def quoted(text: str) -> str:
-    """As a literal of DuckDB's SQL."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def shown_sql(gallery: Gallery, sources: Sources) -> str:
@@ -130,11 +127,14 @@ def select(connection: duckdb.DuckDBPyConnection, gallery: Gallery, sources: Sou
 
 _DETAILS = """
 SELECT image_id::VARCHAR AS image_id, shard_id::VARCHAR AS shard_id, key, shard_url, left(url, 1000) AS url,
-       left(caption, 300) AS caption, {expression} AS source, score, p_value, decision, domain, in_support,
+       left(caption, 300) AS caption, {expression} AS source, score, p_value, decision, by_score, domain, in_support,
+       reviewed, left(r.reviewer, 100) AS reviewer, left(r.reason, 300) AS reviewer_said,
+       strftime(r.reviewed_at, '%Y-%m-%d %H:%M UTC') AS reviewed_at,
        mmd2, cross_term, self_term, top_k, top_patch, patches, sha256, format, width, height, bytes, jpeg_quality, border_px,
        resized, locator, run_id::VARCHAR AS run_id, strftime(scored_at, '%Y-%m-%d %H:%M UTC') AS scored_at,
        (SELECT any_value(kind) FROM shards WHERE shards.shard_id = d.shard_id) AS kind
-FROM decisions({line}) d WHERE image_id IN (SELECT unnest($ids::UUID[]))
+FROM decisions({line}) d LEFT JOIN (SELECT sha256, reviewer, reason, reviewed_at FROM reviewed) r USING (sha256)
+WHERE image_id IN (SELECT unnest($ids::UUID[]))
 """
 
 

@@ -14,14 +14,8 @@ from tasks.extract import score_shard
 from tasks.landing import land
 from tasks.parts_view import connect_parts, query_parts
 from tasks.runs import RunRecord, start_run
-from tasks.scorers import load_kit
 from tasks.shards import list_shards
 from tasks.warehouse import connect, migrate, parts_folder, query
-
-
-@pytest.fixture
-def kit(tiny_scorer, tiny_bank):
-    return load_kit(tiny_scorer, tiny_bank, "cpu", 8, 1, None)
 
 
 def part(source: Path, warehouse: str, kit, run: str):

@@ -29,11 +29,6 @@ NONE = NoEvidence("not asked for")
 
 
 @pytest.fixture(scope="module")
-def kit(tiny_scorer, tiny_bank):
-    return load_kit(tiny_scorer, tiny_bank, "cpu", 16, 1, None)
-
-
-@pytest.fixture(scope="module")
 def corpus(kit, tiny_scorer, tmp_path_factory) -> Path:
     """Two sources of 28 images and 26, some members excluded."""
     folder = tmp_path_factory.mktemp("corpus")
@@ -192,7 +187,7 @@ def test_two_million_rows_of_many_hosts_give_a_bounded_selection(tmp_path):
         )
         connection.execute(
             "INSERT INTO scores SELECT md5(i::VARCHAR)::UUID, ?, ?, ?, ?, ?, hash(i) / 2e19, 0, 0, 0, 0, 0, 9, "
-            "(1 + hash(i) % 1000) / 1000.0, 'photo', i % 10 > 0, now() FROM range(2000000) r(i)",
+            "(1 + hash(i) % 1000) / 1000.0, 'photo', i % 10 > 0, now(), NULL FROM range(2000000) r(i)",
             [shard, scorer, bank, calibration, run],
         )
     with connect(path, read_only=True) as connection:
@@ -243,6 +238,19 @@ def test_no_damaged_image_costs_more_than_its_own_picture(tmp_path):
         row |= {"shard_url": f"{tmp_path}/all#slice=0of1", "sha256": sha256_hex(entry.data)}
         seen = pictures.see(row, None, None)
         assert (seen.thumbnail is None) == (seen.problem is not None), entry.name
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["all excluded", "all deferred"])
+def test_where_nothing_is_scored_the_page_says_why(kit, tmp_path, cut):
+    path = write_tar(tmp_path / "x.tar", {"x.html": b"<html>", "s.jpg": encoded(7, width=40, height=40)})
+    if cut:
+        path.write_bytes(path.read_bytes()[:700])
+    text, data = page_of(write_report(landed(tmp_path / "w.duckdb", path, kit), "t", None, kit, str(tmp_path / "r")))
+    assert data["images"] == {}
+    said = ("Not complete, and why", "x.tar") if cut else ("not_an_image", "too_small", "<b>2</b> excluded")
+    assert [words for words in said if words not in text] == []
+    for sql in re.findall(r'data-copy="([^"]*)"', text):
+        query(str(tmp_path / "w.duckdb"), html.unescape(sql))
 
 
 def test_an_empty_warehouse_has_no_report(tmp_path):

@@ -42,8 +42,11 @@ function fill() {
   $("#missing").textContent = missing ? `${picture ? "No evidence map" : "No picture and no evidence map"}: ${missing}` : "";
   box(evidence?.rarest.box);
   view(evidence ? memory.read("mdmf-view", "all") : "image");
-  $("#previous").disabled = current.links[0] === current.at;
-  $("#next").disabled = current.links.at(-1) === current.at;
+  for (const [button, last] of [[$("#previous"), 0], [$("#next"), -1]]) {
+    const end = current.links.at(last) === current.at;
+    if (end && document.activeElement === button) panel.focus(); // keys would be lost with a button that is switched off
+    button.disabled = end;
+  }
   $("#nearest").replaceChildren(...(evidence ? nearest(image, evidence) : []));
   $("#facts").replaceChildren(...facts(current.id, image));
   pressVerdict();
@@ -83,10 +86,14 @@ function list(rows) {
 function facts(id, image) {
   const known = data.lineage;
   const run = data.runs[image.run_id] ?? {};
+  const budget = `at a ${Number((100 * data.line).toPrecision(3))} % budget`;
   const sql = `SELECT * FROM scored WHERE image_id = '${id}'`;
   return [
     element("h3", {}, "Score"), list([
-      ["decision", image.decision, `at a ${100 * data.line} % budget`], ["p-value", show4(image.p_value)],
+      ["decision", image.decision, image.reviewed ? "by review" : `by score, ${budget}`],
+      ["reviewed", image.reviewed && `${image.reviewed} by ${image.reviewer}, ${image.reviewed_at}`, image.reviewer_said],
+      ["by score", image.reviewed && image.by_score, budget],
+      ["p-value", show4(image.p_value)],
       ["score", show4(image.score), "higher = more likely generated"], ["mmd2", show4(image.mmd2), "distance from the bank, squared"],
       ["cross term", show4(image.cross_term), "low = far from real"], ["self term", show4(image.self_term), "high = patches alike"],
       ["top k", show4(image.top_k), "density of the farthest patches"], ["patches", image.patches, `farthest: #${image.top_patch}`],

@@ -64,7 +64,8 @@ filters.reviewer.addEventListener("change", () => memory.write("mdmf-reviewer", 
 
 function mark(id, verdict, reason) {
   const image = data.images[id];
-  if (verdict) verdicts[id] = { shard_url: image.shard_url, key: image.key, verdict, reviewer: filters.reviewer.value, reason };
+  const [shard_url, key] = image.shortened ? ["", ""] : [image.shard_url, image.key];
+  if (verdict) verdicts[id] = { shard_url, key, verdict, reviewer: filters.reviewer.value, reason };
   else delete verdicts[id];
   memory.write(STORE, verdicts);
   showVerdicts();
@@ -80,8 +81,9 @@ function showVerdicts() {
 }
 function csv() {
   const cell = (value) => (/[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
+  const inert = (value) => (/^[=+\-@\t\r]/.test(value) ? `'${value}` : value); // no spreadsheet takes it for a formula
   const lines = Object.entries(verdicts).map(([id, found]) =>
-    [id, found.shard_url, found.key, found.verdict, found.reviewer || filters.reviewer.value, found.reason].map(cell).join(","));
+    [id, inert(found.shard_url), inert(found.key), found.verdict, found.reviewer || filters.reviewer.value, found.reason].map(cell).join(","));
   return ["image_id,shard_url,key,verdict,reviewer,reason", ...lines].join("\r\n") + "\r\n";
 }
 $("#download").addEventListener("click", () => {
