@@ -48,7 +48,7 @@ def fill(folder: Path, count: str) -> None:
         )
         connection.execute(
             f"INSERT INTO scores SELECT {image}, {shard}, {ids}, uuid(), 1 - {share}, 0, 0, 0, 0, 0, 9, {share}, 'photo', "
-            f"i % 20 <> 0, now() FROM range({shards * PER_SHARD}) t(i)"
+            f"i % 20 <> 0, now(), 'example.org' FROM range({shards * PER_SHARD}) t(i)"
         )
 
 
