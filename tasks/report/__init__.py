@@ -104,6 +104,7 @@ def _gather(warehouse: str) -> dict[str, Any] | None:
             "budgets": facts.budget_rows(connection, counts),
             "prevalence": selection.rows(connection, facts.PREVALENCE),
             "precision": selection.rows(connection, facts.precision_sql(line)),
+            "reviewed_precision": selection.rows(connection, facts.reviewed_precision_sql(line)),
             "galleries": galleries,
             "images": {identity: images[identity] for identity in chosen if identity in images},
             "excluded": selection.excluded(connection),

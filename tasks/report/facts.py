@@ -70,6 +70,14 @@ def precision_sql(line: float) -> str:
     return f"SELECT domain, flagged, expected_false, precision FROM expected_precision({number(line)})"
 
 
+def reviewed_precision_sql(line: float) -> str:
+    """Of what the line flags: what reviewers say of those that they looked at."""
+    return (
+        "SELECT basis, flagged, looked_at, generated, real, undecided, precision, low, high "
+        f"FROM precision_estimate({number(line)}) WHERE looked_at > 0"
+    )
+
+
 def line_of(slices: Rows) -> float:
     """The budget that the report draws: 5 %, or the smallest that any slice can keep."""
     smallest: float = min(part["smallest_budget"] for part in slices)
