@@ -25,11 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(bank_app, name="bank")
 app.add_typer(review_app, name="review")
-app.command()(retry)
-app.command()(reap)
 app.add_typer(safety_app)
-app.command()(keep_lists.export)
-app.command()(keep_lists.reshard)
 
 
 class Format(StrEnum):
@@ -125,12 +121,14 @@ def sql(
     """Ask the warehouse. Read-only."""
     import duckdb
 
-    from tasks.parts_view import query_parts
-    from tasks.warehouse import query
+    if parts:
+        from tasks.parts_view import query_parts as query
+    else:
+        from tasks.warehouse import query
 
     with plain_errors():
         try:
-            frame = query_parts(warehouse, sql) if parts else query(warehouse, sql)
+            frame = query(warehouse, sql)
         except duckdb.Error as error:
             raise MdmfError(str(error)) from error
     if format is Format.table:
@@ -159,6 +157,13 @@ def report(
         if page is None:
             raise MdmfError(f"{warehouse} holds no scored images yet")
     console.print(page, highlight=False, soft_wrap=True)
+
+
+# `mdmf --help` lists commands in the order in which they stand here: that of a curator's day.
+app.command()(keep_lists.export)
+app.command()(keep_lists.reshard)
+app.command()(retry)
+app.command()(reap)
 
 
 @app.command()
