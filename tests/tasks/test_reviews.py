@@ -273,6 +273,8 @@ def test_what_is_reviewed_as_generated_is_known_by_its_bytes(warehouse, tmp_path
 
 
 def test_the_report_shows_the_next_to_review_and_what_reviewers_found(warehouse, tmp_path):
+    with connect(warehouse) as connection:  # no store of theirs answers; a path that is not there is not asked twice
+        connection.execute("UPDATE shards SET url = replace(url, 's3:/', '/nowhere')")
     order = [str(identity) for (identity,) in ask(warehouse, "SELECT image_id FROM review_order(0.05) ORDER BY place")]
     ids, text = reviewed_report(warehouse, tmp_path)
     assert ids == order[:PER_GALLERY]
