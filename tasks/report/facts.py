@@ -71,10 +71,10 @@ def precision_sql(line: float) -> str:
 
 
 def reviewed_precision_sql(line: float) -> str:
-    """Of what the line flags: what reviewers say of those that they looked at."""
+    """Of what the line flags: what reviewers say of a random sample, and of all that they looked at if these are more."""
     return (
         "SELECT basis, flagged, looked_at, generated, real, undecided, precision, low, high "
-        f"FROM precision_estimate({number(line)}) WHERE looked_at > 0"
+        f"FROM precision_estimate({number(line)}) QUALIFY looked_at > coalesce(lag(looked_at) OVER (ORDER BY basis DESC), 0)"
     )
 
 
