@@ -190,7 +190,7 @@ def test_two_million_rows_of_many_hosts_give_a_bounded_selection(tmp_path):
         )
         connection.execute(
             "INSERT INTO scores SELECT md5(i::VARCHAR)::UUID, ?, ?, ?, ?, ?, hash(i) / 2e19, 0, 0, 0, 0, 0, 9, "
-            "(1 + hash(i) % 1000) / 1000.0, 'photo', i % 10 > 0, now() FROM range(2000000) r(i)",
+            "(1 + hash(i) % 1000) / 1000.0, 'photo', i % 10 > 0, now(), 'host' FROM range(2000000) r(i)",
             [shard, scorer, bank, calibration, run],
         )
     with connect(path, read_only=True) as connection:
