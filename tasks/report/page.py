@@ -52,6 +52,7 @@ def render(found: dict[str, Any]) -> bytes:
                 "budgets": facts.BUDGET_TABLE,
                 "prevalence": facts.PREVALENCE,
                 "precision": facts.precision_sql(found["line"]),
+                "reviewed": facts.reviewed_precision_sql(found["line"]),
                 "reasons": selection.REASON_COUNTS,
             },
         }
