@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import cast
 
 from prefect import get_run_logger, runtime
@@ -53,6 +54,7 @@ def carry_out(settings: CurateSettings, make_plan: Callable[[str], Plan]) -> Cur
             page = steps.report(settings)
             result = _result(plan, run_id, outcomes, settings.warehouse, page)
             failures += _broken(plan, outcomes)
+        Path(plan.path).unlink(missing_ok=True)  # every group has ended; a stopped run leaves it to `mdmf verify`
         artifacts.publish(result.model_dump(), outcomes, run_id)
         if failures:
             raise MdmfError("; ".join(failures))

@@ -13,6 +13,7 @@ from mdmf_core.errors import MdmfError
 
 console = Console()
 errors = Console(stderr=True)
+_FOLDED = 16  # characters of a column below which its cells are not folded
 
 Warehouse = Annotated[str, typer.Option(help="The DuckDB file that holds the results.")]
 ScorerOption = Annotated[str, typer.Option(help="default, a scorer directory, or timm:MODEL?weights=FILE.safetensors")]
@@ -62,13 +63,20 @@ def say(text: str) -> None:
 
 
 def print_rows(rows: list[dict[Any, Any]], columns: list[str]) -> None:
-    """A result as a table, numbers to four places."""
+    """A result as a table, numbers to four places; a line for each value where the columns would fold into a few letters."""
+    cells = [[_cell(row[name]) for name in columns] for row in rows]
+    widths = [min(_FOLDED, max(map(len, column))) for column in zip(columns, *cells, strict=True)]
+    if rows and sum(widths) + 3 * len(columns) + 1 > console.width:
+        longest = max(map(len, columns))
+        for record in cells:
+            say("\n".join(f"{name:<{longest}}  {cell}" for name, cell in zip(columns, record, strict=True)) + "\n")
+        return
     table = Table(header_style="bold")
     for name in columns:
         numeric = bool(rows) and isinstance(rows[0][name], int | float)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(escaped(_cell(row[name])) for name in columns))
+    for record in cells:
+        table.add_row(*map(escaped, record))
     console.print(table)
 
 

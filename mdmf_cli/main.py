@@ -114,12 +114,14 @@ def sql(
     """Ask the warehouse: SELECT, COPY (SELECT ...) TO a file, EXPLAIN. Nothing in it can be changed."""
     import duckdb
 
-    from tasks.parts_view import query_parts
-    from tasks.warehouse import query
+    if parts:
+        from tasks.parts_view import query_parts as query
+    else:
+        from tasks.warehouse import query
 
     with plain_errors():
         try:
-            frame = query_parts(warehouse, sql) if parts else query(warehouse, sql)
+            frame = query(warehouse, sql)
         except duckdb.Error as error:
             raise MdmfError(str(error)) from error
     if format is Format.table:

@@ -4,9 +4,10 @@ import hashlib
 import json
 import uuid
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch  # seconds to load: only where there are tensors
 
 
 def sha256_hex(data: bytes) -> str:
@@ -29,8 +30,10 @@ def short_id(digest: str) -> uuid.UUID:
     return uuid.UUID(hex=digest[:32])
 
 
-def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+def tensors_digest(tensors: Mapping[str, "torch.Tensor"]) -> str:
     """sha256 (hex) over names, dtypes, shapes and little-endian bytes, independent of order and device."""
+    import torch
+
     total = hashlib.sha256()
     for name in sorted(tensors):
         array = tensors[name].detach().cpu().contiguous()

@@ -13,7 +13,6 @@ from typing import Any
 
 import fsspec
 from fsspec.core import url_to_fs
-from prefect.blocks.system import Secret
 
 from mdmf_core.errors import SourceError, WarehouseError
 from tasks import faults
@@ -25,6 +24,8 @@ _SIGNED = re.compile(r"://.*[?&;](x-amz-|x-goog-|awsaccesskeyid|signature|sig|to
 
 @lru_cache(maxsize=32)
 def _block_options(block: str) -> dict[str, Any]:
+    from prefect.blocks.system import Secret  # seconds to load: only where there is a block
+
     value = Secret.load(block, _sync=True).get()  # type: ignore[call-arg, union-attr]
     if not isinstance(value, dict):
         raise SourceError(

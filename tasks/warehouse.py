@@ -16,8 +16,6 @@ from typing import Any
 
 import duckdb
 import pandas as pd
-from prefect import get_run_logger
-from prefect.exceptions import MissingContextError
 
 from mdmf_core.errors import MdmfError, WarehouseError, WarehouseHeld
 from tasks.storage import disk_full
@@ -170,6 +168,9 @@ def _holder(error: str) -> str | None:
 
 def _logger() -> "logging.Logger | logging.LoggerAdapter[logging.Logger]":
     """The run's log inside a run, the standard one elsewhere."""
+    from prefect import get_run_logger  # seconds to load: not for a query of the command line
+    from prefect.exceptions import MissingContextError
+
     try:
         return get_run_logger()
     except MissingContextError:

@@ -105,7 +105,7 @@ def _gather(warehouse: str) -> dict[str, Any] | None:
             "prevalence": selection.rows(connection, facts.PREVALENCE),
             "precision": selection.rows(connection, facts.precision_sql(line)),
             "by_review": selection.rows(connection, facts.by_review_sql(line)),
-            "reviewed": selection.rows(connection, facts.reviewed_sql(line)),
+            "reviewed_precision": selection.rows(connection, facts.reviewed_precision_sql(line)),
             "galleries": galleries,
             "images": {identity: images[identity] for identity in chosen if identity in images},
             "excluded": selection.excluded(connection),

@@ -70,15 +70,18 @@ def precision_sql(line: float) -> str:
     return f"SELECT domain, flagged, expected_false, precision FROM expected_precision({number(line)})"
 
 
-def reviewed_sql(line: float) -> str:
-    """Of what the line flags: the share that reviewers call generated."""
-    return f"SELECT basis, flagged, looked_at, generated, real, precision, low, high FROM precision_estimate({number(line)})"
-
-
 def by_review_sql(line: float) -> str:
     """How many decisions are a reviewer's."""
     decided = f"decided({number(line)}) WHERE decided_by = 'review'"
     return f"SELECT decision, count(*) AS images FROM {decided} GROUP BY decision ORDER BY decision"
+
+
+def reviewed_precision_sql(line: float) -> str:
+    """Of what the line flags: what reviewers say of a random sample, and of all that they looked at if these are more."""
+    return (
+        "SELECT basis, flagged, looked_at, generated, real, undecided, precision, low, high "
+        f"FROM precision_estimate({number(line)}) QUALIFY looked_at > coalesce(lag(looked_at) OVER (ORDER BY basis DESC), 0)"
+    )
 
 
 def line_of(slices: Rows) -> float:

@@ -53,7 +53,7 @@ def render(found: dict[str, Any]) -> bytes:
                 "prevalence": facts.PREVALENCE,
                 "precision": facts.precision_sql(found["line"]),
                 "by_review": facts.by_review_sql(found["line"]),
-                "reviewed": facts.reviewed_sql(found["line"]),
+                "reviewed": facts.reviewed_precision_sql(found["line"]),
                 "reasons": selection.REASON_COUNTS,
             },
         }

@@ -66,6 +66,7 @@ class Gallery:
     note: str
     view: str
     order: str  # smallest first; image_id, a digest and so a random number, breaks ties
+    by_source: bool = True  # the same share for each; a random sample of all must not have that
 
     def sql(self, per_source: int, several: bool) -> str:
         """What a curator would write for the same images; ``source`` stands for the expression that the page names."""
@@ -83,6 +84,9 @@ def galleries(line: float) -> tuple[Gallery, ...]:
         Gallery("generated", "Most likely generated", "Farthest from the bank of real images.", "scored", "-score"),
         Gallery("line", f"Near the line of a {percent} budget", "The images that the budget decides about.",
                 f"decisions({number(line)}) WHERE by_score <> 'unsure'", f"abs(p_value - {number(line)})"),
+        Gallery("review", "To review", f"Flagged at {percent}, not looked at yet, in an order of chance that is the same for "
+                "everybody: verdicts on the first ones, none left out, measure all flags.",
+                f"review_sample({number(line)}, {PER_GALLERY})", "place", by_source=False),
         Gallery("real", "Most surely real", "Nearest to the bank.", "scored", "score"),
         Gallery("random", "Random", "Image ids are digests, so their order is a random one that stays.", "scored", "image_id"),
         Gallery("unsure", "Unsure", "No slice of the bank speaks for their size, JPEG quality or kind, or their reviewer could "
@@ -101,6 +105,8 @@ def number(value: float) -> str:
 
 def shown_sql(gallery: Gallery, sources: Sources) -> str:
     """The gallery's SQL with its values written out, to be copied; what is run binds them."""
+    if not gallery.by_source:
+        return gallery.sql(PER_GALLERY, several=False)
     several = len(sources.names) > 1
     return written_out(gallery.sql(sources.per_source, several).replace("{source}", sources.expression), sources)
 
@@ -116,6 +122,8 @@ def select(connection: duckdb.DuckDBPyConnection, gallery: Gallery, sources: Sou
     One scan with a heap of ``per_source`` rows for each source: a window would sort the whole table. DuckDB's struct order is
     that of its fields, so this is the order of the SQL that the page shows.
     """
+    if not gallery.by_source:
+        return [str(row["image_id"]) for row in rows(connection, shown_sql(gallery, sources))]
     found = rows(
         connection,
         f"SELECT source, min(row({gallery.order}, image_id), {sources.per_source}) AS least "

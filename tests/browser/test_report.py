@@ -165,6 +165,22 @@ def test_verdicts_are_marked_by_keys_kept_and_downloaded(corpus, opened, tmp_pat
     expect(page.locator("#download")).to_have_text("Download verdicts (2)")
 
 
+def test_a_whole_gallery_is_judged_by_keys(corpus, opened):
+    page = opened(url_of(corpus))
+    shown = cards(page, "#random")
+    count = page.locator("#random .card[data-id]").count()
+    assert len(shown) == 24 < count  # the others wait behind "Show all"
+    page.select_option("[name=marked]", "no")  # a mark ends neither the walk nor the panel
+    page.locator("#random .open").first.click()
+    for _ in range(count - 1):
+        page.keyboard.press("g")
+        page.keyboard.press("ArrowRight")
+    expect(page.locator("#next")).to_be_disabled()
+    page.keyboard.press("g")  # "next" had the focus
+    page.keyboard.press("Escape")
+    expect(page.locator("#download")).to_have_text(f"Download verdicts ({count})")
+
+
 def test_hostile_names_stay_text(corpus, opened):
     page = opened(url_of(corpus))
     page.locator("[name=source]").select_option(f"{corpus[0].parent}/beta")

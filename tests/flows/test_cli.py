@@ -118,6 +118,20 @@ def test_sql_in_each_format(warehouse):
     assert (status, "read-only" in text) == (1, True)
 
 
+def test_rows_too_wide_for_the_terminal_are_a_line_for_each_value(warehouse):
+    shown = CliRunner().invoke(app, ["sql", "SELECT * FROM accounting", "--warehouse", warehouse]).output
+    assert re.search(r"^url +\S+00000\.tar$", shown, re.MULTILINE)
+    assert re.search(r"^state +complete$", shown, re.MULTILINE)
+    assert "│" not in shown
+
+
+def test_asking_the_warehouse_loads_no_model_and_no_server():
+    asked = ["content", "export", "reshard", "reviews", "review_files", "verify", "backup", "warehouse"]
+    code = f"import sys, mdmf_cli.main, {', '.join(f'tasks.{name}' for name in asked)}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"torch", "prefect", "timm", "sklearn"} & set(done.stdout.split())
+
+
 def test_plain_duckdb_shell_answers_flagged_and_refuses_an_unreachable_budget(warehouse):
     shell = str(Path(sys.executable).with_name("duckdb"))
 

@@ -44,6 +44,7 @@ def test_second_run_scores_nothing_and_changes_nothing(curate, tmp_path):
     before = rows(tmp_path / "warehouse.duckdb")
     again = curate(source)
     assert (again.scored, again.already_complete, again.complete) == (0, 1, 0)
+    assert not [*(tmp_path / "warehouse.duckdb.parts" / "plans").iterdir()]
     pd.testing.assert_frame_equal(rows(tmp_path / "warehouse.duckdb"), before)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import re
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from typer.testing import CliRunner
 
 from mdmf_cli.main import app
 from mdmf_core.errors import MdmfError
+from tasks.report import NoEvidence, write_report
+from tasks.report.selection import PER_GALLERY
 from tasks.reviews import import_reviews, next_to_review, reviewed_generated
 from tasks.warehouse import connect
 
@@ -267,3 +270,31 @@ def test_what_is_reviewed_as_generated_is_known_by_its_bytes(warehouse, tmp_path
     with connect(str(tmp_path / "old.duckdb")) as connection:
         connection.execute("CREATE TABLE migrations (name VARCHAR)")
     assert reviewed_generated(str(tmp_path / "old.duckdb")) == frozenset()
+
+
+def test_the_report_shows_the_next_to_review_and_what_reviewers_found(warehouse, tmp_path):
+    with connect(warehouse) as connection:  # no store of theirs answers; a path that is not there is not asked twice
+        connection.execute("UPDATE shards SET url = replace(url, 's3:/', '/nowhere')")
+    order = [str(identity) for (identity,) in ask(warehouse, "SELECT image_id FROM review_order(0.05) ORDER BY place")]
+    ids, text = reviewed_report(warehouse, tmp_path)
+    assert ids == order[:PER_GALLERY]
+    assert "Reviewers" not in text
+    assert "If the real images of this corpus score like the calibration's, " in text
+    verdicts = [(identity, "generated" if place % 4 else "real") for place, identity in enumerate(order[:40])]
+    verdicts.append((order[60], "real"))
+    import_reviews(warehouse, write(tmp_path / "v.csv", *verdicts, header="image_id,verdict\n"), "ana")
+    ids, text = reviewed_report(warehouse, tmp_path)
+    assert ids == [*order[40:60], *order[61 : PER_GALLERY + 41]]
+    exact = binomtest(30, 40).proportion_ci(method="wilson")
+    assert f"random sample, 40 of the {len(order)} that the score flags at 5 %: 30 generated, 10 real, 0 undecided" in text
+    assert f"So {100 * exact.low:.0f} % to {100 * exact.high:.0f} % of all these flags are generated" in text
+    assert f"chose to look at 41 of the {len(order)} flagged: 30 generated, 11 real" in text
+
+
+def reviewed_report(warehouse: str, folder: Path) -> tuple[list[str], str]:
+    """(image ids to review, in the page's order; the page with plain spaces)."""
+    page = write_report(warehouse, "t", None, NoEvidence("not asked for"), str(folder / "report"))
+    text = Path(page or "").read_text().replace("\u202f", " ").replace("<b>", "").replace("</b>", "")
+    gallery = re.search(r'<section class="gallery" id="review".*?</section>', text, re.DOTALL)
+    assert gallery
+    return re.findall(r'data-id="([0-9a-f-]+)"', gallery[0]), text

@@ -4,14 +4,19 @@ let current = null; // { id, links } of the gallery it was opened from
 const SHOW = ["all", "image", "witness", "density"];
 const show4 = (value) => (value === null || value === undefined ? "" : Number(value).toPrecision(4));
 
-function open(link) {
-  current = { id: link.closest(".card").dataset.id, links: $$(".card:not([hidden]) .open", link.closest(".gallery")), at: link };
+function open(link, links) {
+  current = { id: link.closest(".card").dataset.id, links, at: link };
   fill();
   if (!panel.open) panel.showModal();
+  if (document.activeElement.disabled) panel.focus(); // a disabled button that has the focus swallows keys
+}
+/* All that pass the filters, also behind "Show all", and as they did when the panel opened: a verdict must not end the walk. */
+function passing(gallery) {
+  return $$(".card[data-id]", gallery).filter(passes).map((card) => $(".open", card));
 }
 function step(by) {
   const next = current.links[current.links.indexOf(current.at) + by];
-  if (next) open(next);
+  if (next) open(next, current.links);
 }
 function view(name) {
   $(".frames").dataset.view = name;
@@ -127,7 +132,7 @@ document.addEventListener("click", (event) => {
   const link = event.target.closest(".card .open");
   if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
   event.preventDefault();
-  open(link);
+  open(link, passing(link.closest(".gallery")));
 });
 panel.addEventListener("click", (event) => {
   const button = event.target.closest("button");
@@ -137,7 +142,11 @@ panel.addEventListener("click", (event) => {
   else if (button?.dataset.view) view(button.dataset.view);
   else if (button?.dataset.verdict) judge(button.dataset.verdict);
 });
-panel.addEventListener("close", () => { current?.at.focus(); filter(); });
+panel.addEventListener("close", () => {
+  if (current.at.closest(".card").hidden) current.at.closest(".gallery").dataset.whole = "";
+  filter();
+  current.at.focus();
+});
 panel.addEventListener("keydown", (event) => {
   if (event.target.matches("input") || event.altKey || event.ctrlKey || event.metaKey) return;
   const verdict = { g: "generated", r: "real", u: "unsure" }[event.key.toLowerCase()];
