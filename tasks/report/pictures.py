@@ -1,6 +1,7 @@
 """The report's pictures: thumbnails, and evidence maps drawn over them, as files named by their content."""
 
 import io
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from PIL import Image
 
 from mdmf_core.crops import CropPlan
 from mdmf_core.digests import sha256_hex
-from mdmf_core.errors import SourceError
+from mdmf_core.errors import SourceError, SourceRefused
 from mdmf_core.images import decode, thumbnail
 from mdmf_core.records import DecodedImage, ExclusionReason, ImageExcluded
 from mdmf_core.witness import Densities, Evidence, evidence, paint
@@ -64,9 +65,15 @@ class Pictures:
         return name
 
 
-def see(row: dict[str, Any], storage_block: str | None, plan: CropPlan | None) -> Seen:
-    """Reads and decodes one image again, and cuts its crops; whatever is wrong with it must not cost the report."""
-    identity = str(row["image_id"])
+def see(row: dict[str, Any], storage_block: str | None, plan: CropPlan | None, silent: set[str]) -> Seen:
+    """Reads and decodes one image again, and cuts its crops; whatever is wrong with it must not cost the report.
+
+    Args:
+        silent: stores that did not answer; they are asked no more, as every image would wait for all tries. Grows here.
+    """
+    identity, store = str(row["image_id"]), _store(row["shard_url"])
+    if store in silent:
+        return Seen(identity, problem=f"{store} does not answer")
     if row.get("reason") in _NOT_AGAIN:
         return Seen(identity, problem="its decoder ended or hung; it is not decoded again here, in the run's own process")
     if row["kind"] == "tar" and row["locator"] is None:
@@ -80,8 +87,15 @@ def see(row: dict[str, Any], storage_block: str | None, plan: CropPlan | None) -
             return Seen(identity, problem="nothing but a uniform border")
         crops = None if plan is None else plan.cut(image.pixels)
     except (SourceError, ImageExcluded, MemoryError) as error:
+        if isinstance(error, SourceError) and not isinstance(error, SourceRefused):
+            silent.add(store)
         return Seen(identity, problem=(str(error) or "no memory to decode it")[:300])
     return Seen(identity, small_enough(image), crops, image.pixels.shape[:2])
+
+
+def _store(shard_url: str) -> str:
+    """Bucket or folder."""
+    return "/".join(shard_url.split("/")[:3]) if "://" in shard_url else os.path.dirname(shard_url)
 
 
 def small_enough(image: DecodedImage) -> bytes:
@@ -99,9 +113,10 @@ def look(
     found: dict[str, Evident] = {}
     densities: dict[str, Densities] = {}
     batch: list[tuple[dict[str, Any], Seen]] = []
+    silent: set[str] = set()
     threads, plan = (8, None) if kit is None else (kit.decode_threads, kit.scorer.crops)
     with ThreadPoolExecutor(threads, thread_name_prefix="report") as pool:
-        for seen in in_order(pool, lambda row: see(row, storage_block, plan), records.values(), window=2 * threads):
+        for seen in in_order(pool, lambda row: see(row, storage_block, plan, silent), records.values(), window=2 * threads):
             record = records[seen.image_id]
             record["thumbnail"] = None if seen.thumbnail is None else pictures.add(seen.thumbnail, "jpg")
             record["problem"] = seen.problem

@@ -230,6 +230,18 @@ def test_hostile_keys_captions_and_sources_are_text_on_the_page(kit, tmp_path):
         duckdb.extract_statements(html.unescape(sql))
 
 
+def test_a_store_that_does_not_answer_is_not_asked_for_every_image(kit, proxied, signed_in, tmp_path):
+    write_shard(signed_in / "quiet.tar", range(30))
+    warehouse = landed(tmp_path / "w.duckdb", "s3://corpus/quiet.tar", kit)
+    proxied.touches = lambda method, path: method == "GET"
+    proxied.chances = {"503": 1.0}
+    _, data = page_of(write_report(warehouse, "t", None, kit, str(tmp_path / "r")))
+    assert len(data["images"]) == 30
+    assert all(record["problem"] for record in data["images"].values())
+    assert "s3://corpus does not answer" in {record["problem"] for record in data["images"].values()}
+    assert proxied.injected.total() < 30
+
+
 def test_no_damaged_image_costs_more_than_its_own_picture(tmp_path):
     files = [entry for entry in corpus_files() if entry.family in ("modes", "strips", "foreign")] + list(corpus_files())[::6]
     write_folder(tmp_path / "all", range(0))
@@ -237,7 +249,7 @@ def test_no_damaged_image_costs_more_than_its_own_picture(tmp_path):
         (tmp_path / "all" / str(number)).write_bytes(entry.data)
         row = {"image_id": number, "kind": "folder", "key": str(number), "locator": None, "bytes": len(entry.data)}
         row |= {"shard_url": f"{tmp_path}/all#slice=0of1", "sha256": sha256_hex(entry.data)}
-        seen = pictures.see(row, None, None)
+        seen = pictures.see(row, None, None, set())
         assert (seen.thumbnail is None) == (seen.problem is not None), entry.name
 
 
