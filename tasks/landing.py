@@ -34,6 +34,17 @@ def from_part(table: str, outcome: ShardOutcome) -> str:
     return _FROM_PART[table].format(shard=shard_id(outcome), file=quoted(outcome.part or ""))
 
 
+def generations(connection: duckdb.DuckDBPyConnection, key: WorkKey) -> dict[str, int]:
+    """The number of the newest lease that landed anything under this key, by URL."""
+    return dict(
+        connection.execute(
+            "SELECT url, coalesce(max(generation), 0) FROM shards "
+            "WHERE scorer_id = ? AND bank_id = ? AND calibration_id = ? GROUP BY url",
+            [str(short_id(digest)) for digest in (key.scorer_id, key.bank_id, key.calibration_id)],
+        ).fetchall()
+    )
+
+
 def land(warehouse: str, outcomes: list[ShardOutcome], key: WorkKey, patience: float = LANDING_PATIENCE) -> list[str]:
     """Lands each outcome in a transaction of its own; landing the same ones again changes nothing.
 

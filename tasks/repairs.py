@@ -5,9 +5,8 @@ from dataclasses import replace
 
 from mdmf_core.errors import WarehouseError
 from tasks.holdings import Holding
-from tasks.landing import land, land_shard
+from tasks.landing import generations, land, land_shard
 from tasks.parts import ShardOutcome, WorkKey
-from tasks.runs import generations
 from tasks.warehouse import connect, transaction
 
 _ROW = "shard_id = ? AND scorer_id = ? AND bank_id = ? AND calibration_id = ?"

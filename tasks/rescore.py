@@ -13,8 +13,8 @@ from mdmf_core.digests import short_id
 from mdmf_core.errors import WarehouseError
 from mdmf_core.records import ImageShape, Shard
 from tasks.kit import ScoringKit
+from tasks.landing import generations
 from tasks.parts import ShardOutcome, Work, WorkKey, finished_part, part_path, part_writer, read_part
-from tasks.runs import generations
 from tasks.signatures import read_signatures, signatures_path
 from tasks.warehouse import connect
 

@@ -10,8 +10,8 @@ import duckdb
 from mdmf_core.digests import short_id
 from mdmf_core.errors import MdmfError, SourceError
 from mdmf_core.records import ExclusionReason, Shard
+from tasks.landing import generations
 from tasks.parts import Work, WorkKey
-from tasks.runs import generations
 from tasks.shards import listed
 
 # Of whole shards; `storage` is also one of members.

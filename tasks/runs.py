@@ -11,6 +11,7 @@ import duckdb
 from mdmf_core.digests import short_id
 from mdmf_core.records import Shard
 from tasks.kit import ScoringKit
+from tasks.landing import generations
 from tasks.parts import Work, WorkKey
 from tasks.registry import register
 from tasks.warehouse import transaction
@@ -75,14 +76,3 @@ def still_to_do(connection: duckdb.DuckDBPyConnection, shards: list[Shard], key:
     waiting = [shard for shard in shards if (shard.url, shard.size_bytes, shard.fingerprint) not in done]
     to_do = [shard for shard in waiting if (shard.url, shard.size_bytes, shard.fingerprint) not in aside]
     return [Work(shard, newest.get(shard.url, 0)) for shard in to_do], len(waiting) - len(to_do)
-
-
-def generations(connection: duckdb.DuckDBPyConnection, key: WorkKey) -> dict[str, int]:
-    """The number of the newest lease that landed anything under this key, by URL."""
-    return dict(
-        connection.execute(
-            "SELECT url, coalesce(max(generation), 0) FROM shards "
-            "WHERE scorer_id = ? AND bank_id = ? AND calibration_id = ? GROUP BY url",
-            [str(short_id(digest)) for digest in (key.scorer_id, key.bank_id, key.calibration_id)],
-        ).fetchall()
-    )
