@@ -13,8 +13,9 @@ from tasks.report import write_report
 from tasks.scorers import load_kit
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Closed with its module: as long as it is open, an event loop runs in this thread, and Prefect's calls would be coroutines."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         pytest.skip("no chromium on this machine: apt-get install chromium (.ci/run does)")
@@ -24,7 +25,7 @@ def browser() -> Iterator[Browser]:
         running.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def corpus(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(report folder, warehouse) of the bundled scorer on three sources, one of them hostile, and the sample shards."""
     folder = tmp_path_factory.mktemp("corpus")
