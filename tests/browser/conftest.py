@@ -15,7 +15,7 @@ from tasks.scorers import load_kit
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Closed with its module: as long as it is open, an event loop runs in this thread, and Prefect's calls would be coroutines."""
+    """Closed with its module: while it is open an event loop runs in this thread, and Prefect's calls become coroutines."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         pytest.skip("no chromium on this machine: apt-get install chromium (.ci/run does)")

@@ -123,11 +123,11 @@ def _row(name: str, trials: Sequence[Trial]) -> str:
     return _cells(
         name,
         len(trials),
-        sum(trial.died for trial in trials),
+        sum(trial.died for trial in trials) or "",
         sum(max(0, trial.lost) for trial in trials),
         sum(trial.twice for trial in trials),
         f"{sum(trial.same for trial in trials)} of {len(trials)}",
-        f"{max(trial.peak_mb for trial in trials):.0f}",
+        f"{max(trial.peak_mb for trial in trials):.0f}" if trials[0].peak_mb else "",
         f"{max(trial.seconds for trial in trials):.1f}",
     )
 
