@@ -12,7 +12,7 @@ import pytest
 import s3fs
 import timm
 import torch
-from fabricate import build_settings, encoded
+from fabricate import build_settings, encoded, open_warehouse, outcome_of, write_shard
 from fault_proxy import FaultProxy, fault_proxy
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_HOME, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from tasks import faults
 from tasks.banks import build
 from tasks.kit import ScoringKit
+from tasks.landing import land
 from tasks.scorers import load_kit, load_scorer
 
 
@@ -54,6 +55,18 @@ def tiny_bank(tiny_scorer: str, real_folder: str, tmp_path_factory: pytest.TempP
 def kit(tiny_scorer: str, tiny_bank: str) -> ScoringKit:
     """What one process scores with."""
     return load_kit(tiny_scorer, tiny_bank, "cpu", 8, 1, None)
+
+
+@pytest.fixture(scope="session")
+def three_shards(kit: ScoringKit, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a warehouse of three shards, their parts, and one exclusion of each kind: with and without an image."""
+    folder = tmp_path_factory.mktemp("landed")
+    warehouse = open_warehouse(folder / "w.duckdb", kit)
+    extra = {"x.html": b"<html>", "small.png": encoded(7, "PNG", width=100, height=100)}
+    for number in range(3):
+        source = write_shard(folder / f"0000{number}.tar", range(10 * number, 10 * number + 3), extra)
+        land(warehouse, [outcome_of(source, warehouse, kit)], kit.key)
+    return folder
 
 
 @pytest.fixture(scope="session")

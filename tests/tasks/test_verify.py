@@ -1,60 +1,33 @@
 """Verification: everything that can be broken is found, and mended where something is left to mend it with."""
 
 import os
-import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fabricate import RUN, encoded, open_warehouse, outcome_of, write_shard
+from copies import change, copied, digest
+from fabricate import RUN, outcome_of, write_shard
 from typer.testing import CliRunner
 
 from mdmf_cli.main import app
-from tasks.content import content_digest
 from tasks.landing import land
 from tasks.parts import part_path, part_writer
-from tasks.scorers import load_kit
 from tasks.shards import list_shards
 from tasks.verify import verify
-from tasks.warehouse import connect, parts_folder, query
+from tasks.warehouse import parts_folder, query
 
 SHARD = "(SELECT shard_id FROM shards WHERE url LIKE '%00001.tar')"
 
 
-@pytest.fixture(scope="module")
-def landed(tiny_scorer, tiny_bank, tmp_path_factory) -> Path:
-    """A folder with a warehouse of three shards, their parts, and one exclusion of each kind: with and without an image."""
-    folder = tmp_path_factory.mktemp("landed")
-    kit = load_kit(tiny_scorer, tiny_bank, "cpu", 8, 1, None)
-    warehouse = open_warehouse(folder / "w.duckdb", kit)
-    extra = {"x.html": b"<html>", "small.png": encoded(7, "PNG", width=100, height=100)}
-    for number in range(3):
-        source = write_shard(folder / f"0000{number}.tar", range(10 * number, 10 * number + 3), extra)
-        land(warehouse, [outcome_of(source, warehouse, kit)], kit.key)
-    return folder
-
-
 @pytest.fixture
-def warehouse(landed, tmp_path) -> str:
-    shutil.copytree(landed, tmp_path / "copy")
-    return str(tmp_path / "copy" / "w.duckdb")
+def warehouse(three_shards, tmp_path) -> str:
+    return copied(three_shards, tmp_path)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(landed) -> str:
-    return digest(str(landed / "w.duckdb"))
-
-
-def digest(warehouse: str) -> str:
-    with connect(warehouse, read_only=True) as connection:
-        return content_digest(connection)
-
-
-def change(warehouse: str, *statements: str) -> None:
-    with connect(warehouse) as connection:
-        for statement in statements:
-            connection.execute(statement)
+def undisturbed(three_shards) -> str:
+    return digest(str(three_shards / "w.duckdb"))
 
 
 def part_of(warehouse: str, kit, name: str = "00001.tar") -> str:
@@ -253,44 +226,6 @@ def test_a_repair_that_fails_says_why_and_changes_nothing(warehouse, kit, tmp_pa
     assert (finding.repairable, finding.repaired) == (True, False)
     assert "the repair failed" in finding.detail
     assert digest(warehouse) == before
-
-
-def test_the_content_digest_sees_what_is_there_and_nothing_else(warehouse, undisturbed):
-    change(
-        warehouse,
-        "CREATE TABLE turned AS SELECT * FROM scores ORDER BY image_id DESC",
-        "DELETE FROM scores",
-        "INSERT INTO scores SELECT * REPLACE (uuid() AS run_id, now() AS scored_at) FROM turned",
-        "DROP TABLE turned",
-        "UPDATE exclusions SET run_id = uuid()",
-        "UPDATE shards SET run_id = uuid(), seconds = 7, committed_at = now(), generation = 5",
-    )
-    assert digest(warehouse) == undisturbed
-    seen = {undisturbed}
-    for statement in (
-        "UPDATE scores SET p_value = p_value + 1e-15 WHERE image_id = (SELECT min(image_id) FROM scores)",
-        "INSERT INTO scores SELECT * FROM scores ORDER BY image_id LIMIT 1",
-        "INSERT INTO scores SELECT * FROM scores ORDER BY image_id LIMIT 1",
-        "DELETE FROM scores WHERE image_id = (SELECT max(image_id) FROM scores)",
-        "UPDATE shards SET superseded = true",
-    ):
-        change(warehouse, statement)
-        assert digest(warehouse) not in seen
-        seen.add(digest(warehouse))
-
-
-@pytest.mark.parametrize("table", ["scores", "exclusions", "images"])
-def test_the_content_digest_tells_which_row_is_there_three_times(warehouse, table):
-    seen = set()
-    for extreme in ("min", "max"):  # as many rows both times, and the same ones under an exclusive or
-        change(
-            warehouse,
-            f"CREATE TABLE kept AS SELECT * FROM {table}",
-            f"INSERT INTO {table} SELECT k.* FROM kept k, range(2) WHERE image_id = (SELECT {extreme}(image_id) FROM kept)",
-        )
-        seen.add(digest(warehouse))
-        change(warehouse, f"DELETE FROM {table}", f"INSERT INTO {table} FROM kept", "DROP TABLE kept")
-    assert len(seen) == 2
 
 
 def mdmf(*arguments: str) -> tuple[int, str]:
