@@ -16,7 +16,8 @@ from mdmf_core.errors import KeepListError, ShardCorrupt
 from mdmf_core.keeplist import KeepList, ListedShard
 from mdmf_core.reshard import NewShard, tar_name
 from tasks.faults import storage_errors
-from tasks.storage import open_storage
+from tasks.reading import open_file, read_bytes
+from tasks.storage import full_url, listing, open_storage
 
 _ROWS = 32  # of a parquet shard, held at a time
 _GROUP = 64 << 20  # bytes of a row group that is written
@@ -64,8 +65,7 @@ def write_parquet(keep: KeepList, shard: NewShard, path: str, storage_block: str
     writer: pq.ParquetWriter | None = None
     try:
         for source in shard.sources:
-            filesystem, source_path = open_storage(source.shard_url, storage_block)
-            with _reading(source), filesystem.open(source_path, "rb", block_size=8 << 20, cache_type="readahead") as opened:
+            with _reading(source), open_file(source.shard_url, storage_block) as opened:
                 file = pq.ParquetFile(opened, buffer_size=1 << 20, pre_buffer=False)
                 if writer is None:
                     writer = pq.ParquetWriter(path, file.schema_arrow, compression=_compression(file))
@@ -79,8 +79,7 @@ def write_parquet(keep: KeepList, shard: NewShard, path: str, storage_block: str
 
 
 def _from_tar(source: ListedShard, digests: dict[str, str], taken: set[str], storage_block: str | None) -> _Samples:
-    filesystem, path = open_storage(source.shard_url, storage_block)
-    with filesystem.open(path, "rb", block_size=8 << 20, cache_type="readahead") as file:
+    with open_file(source.shard_url, storage_block) as file:
         for sample in raw_samples(file, digests):
             _require_scored(sample.image or b"", digests, source, sample.key)
             yield sample.key, sample.key, sample.parts
@@ -93,16 +92,17 @@ def _from_folder(source: ListedShard, digests: dict[str, str], taken: set[str], 
         path = f"{root.rstrip('/')}/{key}"
         folder, stem = posixpath.dirname(path), posixpath.splitext(path)[0]
         if listed[0] != folder:
-            listed = folder, set(filesystem.ls(folder, detail=False))
+            listed = folder, {entry["name"] for entry in listing(filesystem, folder)}
         if path not in listed[1]:
             continue
-        data = filesystem.cat_file(path)
+        data = read_bytes(full_url(filesystem, path), storage_block)
         _require_scored(data, digests, source, key)
         name = tar_name(key, taken, sha256)
         new = posixpath.splitext(name)[0]
         beside = [extension for extension in SIDECARS if f"{stem}.{extension}" in listed[1]]
         parts = [_entry(name, data)]
-        parts += [_entry(f"{new}.{extension}", filesystem.cat_file(f"{stem}.{extension}")) for extension in beside]
+        for extension in beside:
+            parts.append(_entry(f"{new}.{extension}", read_bytes(full_url(filesystem, f"{stem}.{extension}"), storage_block)))
         yield key, new, parts
 
 

@@ -151,6 +151,14 @@ def open_shard_file(shard: Shard, storage_block: str | None) -> Iterator[IO[byte
         raw.verify()
 
 
+@contextmanager
+def open_file(url: str, storage_block: str | None = None) -> Iterator[IO[bytes]]:
+    """A large file as it is now, with a shard's budget of faults."""
+    raw = SteadyFile(*open_storage(url, storage_block), Budget.of_shard())
+    with raw, io.BufferedReader(raw, _BLOCK) as file:
+        yield cast(IO[bytes], file)
+
+
 def read_range(url: str, start: int, size: int | None, storage_block: str | None = None) -> bytes:
     """Some bytes of a file; ``size`` None = to its end.
 

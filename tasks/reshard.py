@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +19,13 @@ from mdmf_core.keepfiles import require_made_by
 from mdmf_core.keeplist import KeepList
 from mdmf_core.reshard import NewShard, renumbered, under_same_names
 from tasks.export_query import made_by
-from tasks.faults import storage_errors
 from tasks.new_shards import write_parquet, write_tar
 from tasks.publish import new_file
-from tasks.reading import read_bytes
-from tasks.storage import file_sha256, open_storage
+from tasks.reading import open_file, read_bytes
+from tasks.storage import entry_of, file_sha256, full_url, listing, open_storage
 from tasks.warehouse import connect
 
+_CHUNK = 1 << 20
 _JOB = "reshard.json"  # what a folder of new shards is made from; written first
 
 
@@ -94,8 +95,10 @@ def local_keep_list(url: str, storage_block: str | None = None) -> Iterator[str]
         return
     filesystem, path = open_storage(url, storage_block)
     with tempfile.TemporaryDirectory(prefix="mdmf-") as folder:
-        with storage_errors(url):
-            filesystem.get(path.rstrip("/") + "/", folder + "/", recursive=True)
+        for entry in listing(filesystem, path.rstrip("/")):
+            copy = os.path.join(folder, os.path.basename(entry["name"]))
+            with open_file(full_url(filesystem, entry["name"]), storage_block) as source, open(copy, "wb") as target:
+                shutil.copyfileobj(source, target, _CHUNK)
         yield folder
 
 
@@ -107,9 +110,8 @@ def _claimed(out: str, job: dict[str, Any], storage_block: str | None) -> Iterat
         ArtifactError: it holds something else, or another process is writing it.
     """
     filesystem, path = open_storage(out, storage_block)
-    with storage_errors(out):
-        there = filesystem.exists(path) and bool(filesystem.ls(path, detail=False))
-    if there:
+    filesystem.invalidate_cache()  # what others wrote since
+    if listing(filesystem, path):
         _require_same_job(out, job, storage_block)
     else:
         with new_file(f"{out}/{_JOB}", storage_block) as temporary, open(temporary, "w", encoding="utf-8") as file:
@@ -145,9 +147,9 @@ def _require_same_job(out: str, job: dict[str, Any], storage_block: str | None) 
 def _finished(out: str, shard: NewShard, made_from: str, storage_block: str | None) -> bool:
     try:
         stats = json.loads(read_bytes(f"{out}/{shard.name.rpartition('.')[0]}_stats.json", storage_block))
-        filesystem, path = open_storage(f"{out}/{shard.name}", storage_block)
-        return bool(stats["keep_list"] == made_from and filesystem.size(path) == stats["bytes"])
-    except (SourceError, OSError, ValueError, KeyError):
+        entry = entry_of(f"{out}/{shard.name}", *open_storage(f"{out}/{shard.name}", storage_block))
+        return entry is not None and stats["keep_list"] == made_from and entry["size"] == stats["bytes"]
+    except (SourceError, ValueError, KeyError):
         return False
 
 

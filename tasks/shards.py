@@ -1,6 +1,5 @@
 """Planning a collection and opening its shards."""
 
-import io
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -19,8 +18,8 @@ from mdmf_core.digests import sha256_hex
 from mdmf_core.errors import ShardUnfinished, SourceError, SourceRefused
 from mdmf_core.records import ExclusionReason, ImageExcluded, Shard
 from tasks.faults import Budget, storage_errors, with_retries
-from tasks.reading import SteadyFile, open_shard_file, read_bytes, read_range
-from tasks.storage import entry_of, fingerprint, full_url, open_storage
+from tasks.reading import SteadyFile, open_file, open_shard_file, read_bytes, read_range
+from tasks.storage import entry_of, fingerprint, full_url, listing, open_storage
 
 Reader = TarReader | ParquetReader | FolderReader
 _STATS = "_stats.json"  # img2dataset writes NNNNN_stats.json last: without it NNNNN.tar is unfinished
@@ -66,14 +65,14 @@ def listed(urls: Iterable[str], images_per_slice: int, storage_block: str | None
         for shard_path in found:
             folder = os.path.dirname(shard_path)
             if folder not in listings:
-                listings[folder] = _listing(filesystem, folder)
+                listings[folder] = {entry["name"]: entry for entry in listing(filesystem, folder)}
             shards.append(_shard(filesystem, shard_path, listings[folder]))
     return shards
 
 
 def _folder_shards(filesystem: fsspec.AbstractFileSystem, path: str) -> list[str]:
     """The tars of a folder; without tars, its parquet files (beside tars those are img2dataset's own metadata)."""
-    names = list(_listing(filesystem, path))
+    names = [entry["name"] for entry in listing(filesystem, path)]
     for suffix in (".tar", ".parquet"):
         found = sorted(name for name in names if name.lower().endswith(suffix))
         if found:
@@ -81,30 +80,20 @@ def _folder_shards(filesystem: fsspec.AbstractFileSystem, path: str) -> list[str
     return []
 
 
-def _listing(filesystem: fsspec.AbstractFileSystem, folder: str) -> dict[str, dict[str, Any]]:
-    def entries() -> dict[str, dict[str, Any]]:
-        try:
-            return {entry["name"]: entry for entry in filesystem.ls(folder, detail=True)}
-        except FileNotFoundError:
-            return {}
-
-    return with_retries(full_url(filesystem, folder), entries)
-
-
-def _shard(filesystem: fsspec.AbstractFileSystem, path: str, listing: dict[str, dict[str, Any]]) -> Shard:
+def _shard(filesystem: fsspec.AbstractFileSystem, path: str, beside: dict[str, dict[str, Any]]) -> Shard:
     url, kind = full_url(filesystem, path), shard_kind(path)
     if readable(url) != url:
         raise SourceError(f"{readable(url)}: the name is not valid UTF-8, so no table can hold it; rename the file")
     if kind is None:
         raise SourceError(f"{url}: the pattern names files that are neither .tar nor .parquet")
-    entry = listing.get(path)
+    entry = beside.get(path)
     if entry is None:
         return Shard(url, kind, -1, "", unfinished="not there (yet)")
     if not _is_file(entry):
         return Shard(url, kind, 0, "", unfinished="a FIFO, device, socket, folder or broken link, not a file")
     shard = Shard(url, kind, int(entry["size"]), fingerprint(entry))
     stem = path.rpartition(".")[0]
-    if kind == "tar" and stem + _STATS not in listing and any(name.endswith(_STATS) for name in listing):
+    if kind == "tar" and stem + _STATS not in beside and any(name.endswith(_STATS) for name in beside):
         return replace(shard, unfinished=f"no {os.path.basename(stem)}{_STATS} yet: img2dataset is still writing it")
     return shard
 
@@ -214,6 +203,5 @@ def read_member(shard_url: str, kind: str, key: str, locator: int | None, size: 
         return read_bytes(f"{shard_url.rpartition('#slice=')[0]}/{key}", storage_block)
     if kind == "tar":
         return read_range(shard_url, locator or 0, size, storage_block)
-    raw = SteadyFile(*open_storage(shard_url, storage_block), Budget.of_small_request())
-    with storage_errors(shard_url), io.BufferedReader(raw) as file:
+    with storage_errors(shard_url), open_file(shard_url, storage_block) as file:
         return parquet_row(file, locator or 0)

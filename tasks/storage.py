@@ -107,6 +107,22 @@ def entry_of(url: str, filesystem: fsspec.AbstractFileSystem, path: str) -> dict
     return with_retries(url, info)
 
 
+def listing(filesystem: fsspec.AbstractFileSystem, folder: str) -> list[dict[str, Any]]:
+    """What a folder holds; nothing when it is not there.
+
+    Raises:
+        SourceError: the store does not say.
+    """
+
+    def entries() -> list[dict[str, Any]]:
+        try:
+            return list(filesystem.ls(folder, detail=True))
+        except FileNotFoundError:
+            return []
+
+    return with_retries(full_url(filesystem, folder), entries)
+
+
 def write_bytes(url: str, data: bytes, block: str | None = None) -> None:
     """Writes one file so that readers see all of it or what was there before. Once more changes nothing."""
     filesystem, path = open_storage(url, block)

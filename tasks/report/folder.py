@@ -2,14 +2,15 @@
 
 import os
 import re
-
-import fsspec
+from concurrent.futures import ThreadPoolExecutor
 
 from mdmf_core.errors import ArtifactError
-from tasks.faults import storage_errors
-from tasks.storage import atomic_path, full_url, open_storage
+from tasks.faults import with_retries
+from tasks.reading import read_range
+from tasks.storage import entry_of, full_url, listing, open_storage, write_bytes
 
 PAGE, MARKER, PICTURES = "index.html", "mdmf-report.json", "pictures"
+_WRITERS = 8  # pictures sent at a time
 _PICTURE = re.compile(r"[0-9a-f]{32}\.(jpg|png)")
 _EARLIER = b"<title>MDMF report:"  # how the page without a folder of pictures began
 
@@ -17,14 +18,14 @@ _EARLIER = b"<title>MDMF report:"  # how the page without a folder of pictures b
 def require_ours(out: str, storage_block: str | None) -> None:
     """Raises ArtifactError when ``out`` holds anything but a report of this program."""
     filesystem, path = open_storage(out, storage_block)
-    with storage_errors(out):
-        if filesystem.isfile(path):
-            raise ArtifactError(f"the report cannot be written to {out}: it is a file. Move it away or choose --out")
-        names = _names(filesystem, path)
-        if not names or MARKER in names:
-            return
-        if names == [PAGE] and _EARLIER in filesystem.cat_file(f"{path}/{PAGE}", start=0, end=2000):
-            return
+    filesystem.invalidate_cache()  # what others wrote since
+    if (entry_of(out, filesystem, path) or {}).get("type") == "file":
+        raise ArtifactError(f"the report cannot be written to {out}: it is a file. Move it away or choose --out")
+    names = sorted(name for name in map(_name, listing(filesystem, path)) if name)
+    if not names or MARKER in names:
+        return
+    if names == [PAGE] and _EARLIER in read_range(full_url(filesystem, f"{path}/{PAGE}"), 0, 2000, storage_block):
+        return
     raise ArtifactError(
         f"{out} is not a report of mdmf (no {MARKER} in it, but {names[0]!r}); nothing was written. "
         "Move it away or choose another folder with --out"
@@ -44,40 +45,24 @@ def write_folder(out: str, page: bytes, pictures: dict[str, bytes], storage_bloc
     """
     require_ours(out, storage_block)
     filesystem, path = open_storage(out, storage_block)
-    with storage_errors(out):
-        filesystem.makedirs(f"{path}/{PICTURES}", exist_ok=True)
-        filesystem.pipe_file(f"{path}/{MARKER}", b'{"written_by": "mdmf", "format": 1}\n')
-        there = {_name(entry): entry["size"] for entry in _listing(filesystem, f"{path}/{PICTURES}")}
-        # A picture of the same name but another size was cut short by a crash.
-        new = {name: data for name, data in pictures.items() if there.get(name) != len(data)}
-        if new:
-            filesystem.pipe({f"{path}/{PICTURES}/{name}": data for name, data in new.items()})
-        _write_page(filesystem, f"{path}/{PAGE}", page)
-        for name in there:
-            if name not in pictures and _PICTURE.fullmatch(name):
-                filesystem.rm_file(f"{path}/{PICTURES}/{name}")
-    return full_url(filesystem, f"{path}/{PAGE}")
 
+    def write(picture: tuple[str, bytes]) -> None:
+        with_retries(out, filesystem.pipe_file, f"{path}/{PICTURES}/{picture[0]}", picture[1])
 
-def _write_page(filesystem: fsspec.AbstractFileSystem, path: str, page: bytes) -> None:
-    if full_url(filesystem, path) != path:
-        filesystem.pipe_file(path, page)  # an object appears whole
-        return
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        file.write(page)
-
-
-def _listing(filesystem: fsspec.AbstractFileSystem, path: str) -> list[dict[str, object]]:
-    try:
-        filesystem.invalidate_cache(path)
-        return list(filesystem.ls(path, detail=True))
-    except FileNotFoundError:
-        return []
+    with_retries(out, filesystem.makedirs, f"{path}/{PICTURES}", exist_ok=True)
+    url = full_url(filesystem, path)
+    write_bytes(f"{url}/{MARKER}", b'{"written_by": "mdmf", "format": 1}\n', storage_block)
+    there = {_name(entry): entry["size"] for entry in listing(filesystem, f"{path}/{PICTURES}")}
+    # A picture of the same name but another size was cut short by a crash.
+    new = {name: data for name, data in pictures.items() if there.get(name) != len(data)}
+    with ThreadPoolExecutor(_WRITERS, thread_name_prefix="report") as pool:
+        list(pool.map(write, new.items()))
+    write_bytes(f"{url}/{PAGE}", page, storage_block)
+    for name in there:
+        if name not in pictures and _PICTURE.fullmatch(name):
+            with_retries(out, filesystem.rm_file, f"{path}/{PICTURES}/{name}")
+    return f"{url}/{PAGE}"
 
 
 def _name(entry: dict[str, object]) -> str:
     return os.path.basename(str(entry["name"]).rstrip("/"))
-
-
-def _names(filesystem: fsspec.AbstractFileSystem, path: str) -> list[str]:
-    return sorted(name for name in map(_name, _listing(filesystem, path)) if name)

@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from corpora import scored_warehouse
 from fabricate import CONTENT, write_shard
-from fault_proxy import FAULTS, FaultProxy, evenly
+from fault_proxy import FAULTS, UNCHECKED, FaultProxy, evenly
 
 from tasks import faults, reading
+from tasks.export import ExportSettings, export
+from tasks.report import NoEvidence, write_report
+from tasks.reshard import reshard
 from tasks.warehouse import query
 
 SHARDS, IMAGES = 4, 4
@@ -67,3 +71,28 @@ def test_bytes_that_come_damaged_again_and_again_are_never_landed(curate, proxie
     assert "checksum differs" in reason
     assert proxied.injected["flip"] == 1 + faults.LIMITS.rereads
     assert len(list(tmp_path.rglob("signatures/*.parquet"))) == SHARDS - 1
+
+
+def test_keep_lists_new_shards_and_reports_come_through_faults_whole(proxied, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(faults, "LIMITS", replace(faults.LIMITS, tries=300, small_tries=30, skewed_tries=30))
+    monkeypatch.setattr(reading, "_BLOCK", 8192)
+    warehouse = scored_warehouse(tmp_path / "w.duckdb", ["s3://corpus/flow/*.tar"])
+    selection = {"sql": "SELECT shard_url, key FROM scored"}
+    export(ExportSettings(warehouse=warehouse, out=str(tmp_path / "keep"), selection=selection))
+    reshard(str(tmp_path / "keep"), str(tmp_path / "kept"))
+    calm = write_report(warehouse, "t", None, NoEvidence("not asked for"), str(tmp_path / "report"))
+    proxied.chances = evenly(0.3, tuple(fault for fault in UNCHECKED if fault != "stall"))
+    export(ExportSettings(warehouse=warehouse, out="s3://corpus/broken/keep", selection=selection))
+    assert reshard("s3://corpus/broken/keep", "s3://corpus/broken/kept").samples == SHARDS * IMAGES
+    write_report(warehouse, "t", None, NoEvidence("not asked for"), "s3://corpus/broken/report")
+    assert proxied.injected.total() > 50
+    proxied.calm()
+    folder = corpus.parent / "broken"
+    for number in range(SHARDS):
+        name = f"{number:05d}.tar"
+        assert (folder / "kept" / name).read_bytes() == (tmp_path / "kept" / name).read_bytes()
+    pictures = [
+        sorted(path.name for path in (report / "pictures").iterdir()) for report in (folder / "report", Path(calm).parent)
+    ]
+    assert pictures[0] == pictures[1]
+    assert len(pictures[0]) > 0
