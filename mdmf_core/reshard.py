@@ -4,6 +4,7 @@ import posixpath
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
+from mdmf_core.collections.folder import slice_of
 from mdmf_core.keeplist import ListedShard
 
 
@@ -82,7 +83,7 @@ def tar_name(key: str, taken: Collection[str], sha256: str) -> str:
 
 def _path(shard: ListedShard) -> str:
     """The URL as a relative path; slices of a folder are numbered inside it."""
-    folder, _, number = shard.shard_url.replace("://", "/").lstrip("/").partition("#slice=")
+    folder, number = slice_of(shard.shard_url.replace("://", "/").lstrip("/"))
     return f"{folder.rstrip('/')}/{int(number.partition('of')[0]):05d}.tar" if number else folder
 
 

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import duckdb
 
+from mdmf_core.collections.folder import slice_of
 from mdmf_core.digests import digest_of, short_id
 from mdmf_core.errors import WarehouseError
 from tasks.parts import ShardOutcome, WorkKey
@@ -40,7 +41,7 @@ def generations(connection: duckdb.DuckDBPyConnection, key: WorkKey) -> dict[str
         connection.execute(
             "SELECT url, coalesce(max(generation), 0) FROM shards "
             "WHERE scorer_id = ? AND bank_id = ? AND calibration_id = ? GROUP BY url",
-            [str(short_id(digest)) for digest in (key.scorer_id, key.bank_id, key.calibration_id)],
+            key.ids,
         ).fetchall()
     )
 
@@ -55,7 +56,7 @@ def land(warehouse: str, outcomes: list[ShardOutcome], key: WorkKey, patience: f
         WarehouseError: parts that cannot be read or do not add up to their outcomes. All others are landed, nothing of those.
         WarehouseHeld: others held the warehouse for longer than ``patience`` seconds; the next run lands the parts.
     """
-    ids = [str(short_id(digest)) for digest in (key.scorer_id, key.bank_id, key.calibration_id)]
+    ids = key.ids
     overtaken, refused = [], []
     with connect(warehouse, patience=patience) as connection:
         for outcome in outcomes:
@@ -165,10 +166,10 @@ def _insert_rows(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, s
 def _supersede(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, shard: str, ids: list[str]) -> None:
     """Older content of this URL, and slices of a folder that has since been cut into another number of them."""
     url = outcome.url
-    folder, _, slice_name = url.rpartition("#slice=") if outcome.kind == "folder" else ("", "", "")
+    folder, slice_name = slice_of(url)
     count = slice_name.partition("of")[2]
     connection.execute(
         f"UPDATE shards SET superseded = true WHERE shard_id <> ? AND {_SAME_KEY} "
-        "AND (url = ? OR (? <> '' AND starts_with(url, ? || '#slice=') AND NOT ends_with(url, 'of' || ?)))",
+        "AND (url = ? OR (? <> '' AND kind = 'folder' AND starts_with(url, ? || '#slice=') AND NOT ends_with(url, 'of' || ?)))",
         [shard, *ids, url, slice_name, folder, count],
     )

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mdmf_core.collections.folder import slice_of
 from mdmf_core.collections.raw_tar import end_of_archive, raw_samples
 from mdmf_core.collections.tar import SIDECARS
 from mdmf_core.errors import KeepListError, ShardCorrupt
@@ -86,7 +87,7 @@ def _from_tar(source: ListedShard, digests: dict[str, str], taken: set[str], sto
 
 
 def _from_folder(source: ListedShard, digests: dict[str, str], taken: set[str], storage_block: str | None) -> _Samples:
-    filesystem, root = open_storage(source.shard_url.rpartition("#slice=")[0], storage_block)
+    filesystem, root = open_storage(slice_of(source.shard_url)[0], storage_block)
     listed: tuple[str, set[str]] = "", set()
     for key, sha256 in digests.items():
         path = f"{root.rstrip('/')}/{key}"

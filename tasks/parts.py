@@ -57,6 +57,11 @@ class WorkKey:
     bank_id: str
     calibration_id: str
 
+    @property
+    def ids(self) -> list[str]:
+        """As the tables have them: the first 128 bits as UUIDs, in the order of the fields."""
+        return [str(short_id(digest)) for digest in (self.scorer_id, self.bank_id, self.calibration_id)]
+
 
 @dataclass(frozen=True)
 class Work:

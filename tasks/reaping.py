@@ -1,4 +1,4 @@
-"""Runs that ended without a word: their rows are closed, their owners forgotten, their leases free."""
+"""Runs that ended without a word: their rows are closed and their owners forgotten."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ class Reaped:
 
 
 def reap(warehouse: str) -> list[Reaped]:
-    """Closes the rows of dead runs as ``crashed`` and forgets their owners.
+    """Closes the rows of dead runs as ``crashed``; the runs, until their owners are forgotten.
 
     Calling it again, or twice at once, changes nothing more.
     """

@@ -3,6 +3,7 @@
 import os
 from dataclasses import replace
 
+from mdmf_core.collections.folder import slice_of
 from mdmf_core.errors import WarehouseError
 from tasks.holdings import Holding
 from tasks.landing import generations, land, land_shard
@@ -22,14 +23,14 @@ def land_stray(warehouse: str, outcome: ShardOutcome, key: WorkKey) -> None:
 
 def land_again(warehouse: str, holding: Holding, outcome: ShardOutcome) -> None:
     """Replaces a shard's rows by those of its part; which content of a URL is the newest stays as it was."""
-    folder = holding.shard.url.partition("#slice=")[0]
+    folder = slice_of(holding.shard.url)[0]
     with connect(warehouse) as connection, transaction(connection):
         connection.execute(
             "CREATE TEMP TABLE before AS "
             "SELECT shard_id, scorer_id, bank_id, calibration_id, bool_and(superseded) AS superseded, "
             "max(committed_at) AS committed_at FROM shards "
-            "WHERE state = 'complete' AND split_part(url, '#slice=', 1) = ? GROUP BY ALL",
-            [folder],
+            "WHERE state = 'complete' AND (url = ? OR starts_with(url, ? || '#slice=')) GROUP BY ALL",
+            [folder, folder],
         )
         land_shard(connection, replace(outcome, generation=holding.generation or 0), list(holding.ids))
         connection.execute(

@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from mdmf_core.digests import short_id
 from mdmf_core.errors import WarehouseError
 from mdmf_core.records import ImageShape, Shard
 from tasks.kit import ScoringKit
@@ -32,7 +31,7 @@ class RescorePlan:
 
 def plan_rescore(warehouse: str, folder: str, kit: ScoringKit) -> RescorePlan:
     """Every shard of the scorer that is complete under some bank, not yet under this one, and whose signatures were kept."""
-    new = [str(short_id(d)) for d in (kit.key.scorer_id, kit.key.bank_id, kit.key.calibration_id)]
+    scorer, bank, calibration = kit.key.ids
     with connect(warehouse, read_only=True) as connection:
         rows = connection.execute(
             "SELECT sh.url, sh.kind, sh.size_bytes, sh.fingerprint, s.digest, b.digest, c.digest, "
@@ -41,7 +40,7 @@ def plan_rescore(warehouse: str, folder: str, kit: ScoringKit) -> RescorePlan:
             "FROM shards sh JOIN scorers s USING (scorer_id) JOIN banks b USING (bank_id) "
             "JOIN calibrations c USING (calibration_id) WHERE sh.state = 'complete' AND NOT sh.superseded AND sh.scorer_id = ? "
             "ORDER BY sh.url, sh.committed_at DESC",
-            [new[1], new[2], new[0]],
+            [bank, calibration, scorer],
         ).fetchall()
         newest = generations(connection, kit.key)
     shards: dict[str, tuple[Work, WorkKey]] = {}

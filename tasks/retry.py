@@ -7,7 +7,7 @@ from itertools import groupby
 
 import duckdb
 
-from mdmf_core.digests import short_id
+from mdmf_core.collections.folder import slice_of
 from mdmf_core.errors import MdmfError, SourceError
 from mdmf_core.records import ExclusionReason, Shard
 from tasks.landing import generations
@@ -36,17 +36,17 @@ def require_retryable(reasons: tuple[str, ...], force: bool) -> None:
     Raises:
         MdmfError: an unknown reason; one that is permanent without ``force``; one that is never retried.
     """
-    members = [reason for reason in ExclusionReason if reason not in _BY_READER]
-    known = sorted({*SHARD_REASONS, *members})
+    of_members = {str(reason): reason for reason in ExclusionReason if reason not in _BY_READER}
+    known = sorted({*SHARD_REASONS, *of_members})
     for reason in reasons:
-        if reason in tuple(_BY_READER):
+        if reason in _BY_READER:
             raise MdmfError(
                 f"{reason} follows from the other members of a shard; a changed shard is read again by `mdmf curate`"
             )
         if reason not in known:
             raise MdmfError(f"unknown reason {reason!r}; there are {', '.join(known)}")
-        passing = (ExclusionReason(reason).passing if reason in tuple(ExclusionReason) else reason != "corrupt") or force
-        if not passing:
+        passing = of_members[reason].passing if reason in of_members else reason != "corrupt"
+        if not passing and not force:
             raise MdmfError(f"{reason} is permanent: the same bytes give the same verdict; with --force they are read again")
 
 
@@ -55,7 +55,6 @@ def waiting_for_retry(connection: duckdb.DuckDBPyConnection, key: WorkKey, reaso
 
     Of a URL that has both, rows and a deferral of later content, the deferral.
     """
-    ids = [str(short_id(digest)) for digest in (key.scorer_id, key.bank_id, key.calibration_id)]
     rows = connection.execute(
         "SELECT sh.url, sh.fingerprint, sh.state <> 'complete' AS whole FROM shards sh "
         "WHERE sh.scorer_id = ? AND sh.bank_id = ? AND sh.calibration_id = ? AND NOT sh.superseded AND CASE sh.state "
@@ -63,7 +62,7 @@ def waiting_for_retry(connection: duckdb.DuckDBPyConnection, key: WorkKey, reaso
         "  AND e.bank_id = sh.bank_id AND e.calibration_id = sh.calibration_id AND e.reason IN (SELECT unnest(?::VARCHAR[]))) "
         "ELSE split_part(sh.reason, ':', 1) IN (SELECT unnest(?::VARCHAR[])) END "
         "QUALIFY row_number() OVER (PARTITION BY sh.url ORDER BY whole DESC) = 1 ORDER BY sh.url",
-        [*ids, list(reasons), list(reasons)],
+        [*key.ids, list(reasons), list(reasons)],
     ).fetchall()
     newest = generations(connection, key)
     return [Waiting(url, fingerprint, whole, newest[url]) for url, fingerprint, whole in rows]
@@ -106,8 +105,8 @@ def again(
 
 def _place(waiting: Waiting) -> tuple[str, bool]:
     """(the folder that is listed to find it, whether it is a slice of it)."""
-    folder, mark, _ = waiting.url.rpartition("#slice=")
-    return (folder, True) if mark else (os.path.dirname(waiting.url), False)
+    folder, number = slice_of(waiting.url)
+    return (folder, True) if number else (os.path.dirname(waiting.url), False)
 
 
 def _found(

@@ -8,7 +8,6 @@ from typing import Any
 
 import duckdb
 
-from mdmf_core.digests import short_id
 from mdmf_core.records import Shard
 from tasks.kit import ScoringKit
 from tasks.landing import generations
@@ -36,7 +35,7 @@ def start_run(connection: duckdb.DuckDBPyConnection, run: RunRecord, kit: Scorin
     The first scorer and bank of a warehouse are promoted by themselves; later ones only when asked.
     """
     key, now = kit.key, datetime.now(UTC)
-    ids = [str(short_id(digest)) for digest in (key.scorer_id, key.bank_id, key.calibration_id)]
+    ids = key.ids
     with transaction(connection):
         register(connection, kit)
         current = connection.execute("SELECT * FROM promoted").fetchall()
@@ -68,7 +67,7 @@ def still_to_do(connection: duckdb.DuckDBPyConnection, shards: list[Shard], key:
         "SELECT url, size_bytes, fingerprint, NOT superseded AND state = 'complete', "
         "state = 'failed' AND NOT starts_with(reason, 'error:') "
         "FROM shards WHERE scorer_id = ? AND bank_id = ? AND calibration_id = ?",
-        [str(short_id(digest)) for digest in (key.scorer_id, key.bank_id, key.calibration_id)],
+        key.ids,
     ).fetchall()
     done = {tuple(content) for *content, complete, _ in rows if complete}
     aside = {tuple(content) for *content, _, failed in rows if failed}

@@ -9,7 +9,7 @@ from typing import Any
 
 import fsspec
 
-from mdmf_core.collections.folder import IMAGE_SUFFIXES, FolderReader, slices
+from mdmf_core.collections.folder import IMAGE_SUFFIXES, FolderReader, slice_of, slices
 from mdmf_core.collections.parquet import ParquetReader, parquet_row
 from mdmf_core.collections.source import expand_braces, shard_kind
 from mdmf_core.collections.tar import TarReader
@@ -156,7 +156,7 @@ def expected_members(shard: Shard, storage_block: str | None = None) -> int | No
 
 def _folder_reader(shard: Shard, max_bytes: int, storage_block: str | None) -> FolderReader:
     """All files of the slice share one budget; one that is gone or denied is an exclusion."""
-    filesystem, root = open_storage(shard.url.rpartition("#slice=")[0], storage_block)
+    filesystem, root = open_storage(slice_of(shard.url)[0], storage_block)
     budget = Budget.of_shard()
 
     def read(key: str) -> tuple[bytes | None, int]:
@@ -188,7 +188,7 @@ def read_caption(shard_url: str, key: str, storage_block: str | None = None) -> 
         SourceError: the store does not say.
     """
     try:
-        return read_bytes(caption_path(shard_url.rpartition("#slice=")[0], key), storage_block).decode("utf-8", "replace")
+        return read_bytes(caption_path(slice_of(shard_url)[0], key), storage_block).decode("utf-8", "replace")
     except SourceRefused:
         return None
 
@@ -200,7 +200,7 @@ def read_member(shard_url: str, kind: str, key: str, locator: int | None, size: 
         SourceError: the shard is gone or cannot be read.
     """
     if kind == "folder":
-        return read_bytes(f"{shard_url.rpartition('#slice=')[0]}/{key}", storage_block)
+        return read_bytes(f"{slice_of(shard_url)[0]}/{key}", storage_block)
     if kind == "tar":
         return read_range(shard_url, locator or 0, size, storage_block)
     with storage_errors(shard_url), open_file(shard_url, storage_block) as file:

@@ -10,7 +10,7 @@ import duckdb
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mdmf_core.digests import short_id
+from mdmf_core.collections.folder import slice_of
 from mdmf_core.errors import WarehouseError
 from mdmf_core.records import Shard
 from tasks import repairs
@@ -57,7 +57,7 @@ def stray_parts(
     current: dict[tuple[str, Ids], list[Holding]] = {}
     for holding in state.complete:
         if not holding.superseded:
-            current.setdefault((_folder(holding.shard.url), holding.ids), []).append(holding)
+            current.setdefault((slice_of(holding.shard.url)[0], holding.ids), []).append(holding)
     for path in unknown_parts(folder, listed, state):
         try:
             outcome = read_part(path)
@@ -74,8 +74,9 @@ def stray_parts(
             )
             found.append(Stray("unknown part", path, detail, None, False))
             continue
-        ids = _ids(key)
-        if _outdated(outcome, scored_at, current.get((_folder(outcome.url), ids), [])):
+        scorer, bank, calibration = key.ids
+        ids = scorer, bank, calibration
+        if _outdated(outcome, scored_at, current.get((slice_of(outcome.url)[0], ids), [])):
             detail = f"of {outcome.url}, whose content was landed from a later part; it may be removed"
             found.append(Stray("outdated part", path, detail, None, True))
             continue
@@ -92,26 +93,17 @@ def _key(folder: str, path: str, outcome: ShardOutcome, keys: list[WorkKey]) -> 
     return next((key for key in keys if part_path(folder, shard, key) == path), None)
 
 
-def _ids(key: WorkKey) -> Ids:
-    scorer, bank, calibration = (str(short_id(digest)) for digest in (key.scorer_id, key.bank_id, key.calibration_id))
-    return scorer, bank, calibration
-
-
 def _newest(path: str) -> float | None:
     """When its last image was scored, seconds since 1970; None if all are excluded."""
     newest = pc.max(pq.read_table(path, columns=["scored_at"])["scored_at"]).as_py()
     return newest.timestamp() if newest else None
 
 
-def _folder(url: str) -> str:
-    return url.partition("#slice=")[0]
-
-
 def _outdated(outcome: ShardOutcome, scored_at: float | None, current: list[Holding]) -> bool:
     """Whether landing it would put older content in the place of newer: of its shard, its URL, or another cut of its folder."""
-    cut = outcome.url.partition("#slice=")[2].partition("of")[2]
+    cut = slice_of(outcome.url)[1].partition("of")[2]
     for holding in current:
-        other_cut = holding.shard.url.partition("#slice=")[2].partition("of")[2]
+        other_cut = slice_of(holding.shard.url)[1].partition("of")[2]
         rival = holding.shard.url == outcome.url or cut != other_cut
         if holding.shard_id == shard_id(outcome) or (rival and (scored_at or 0) < holding.committed_at.timestamp()):
             return True

@@ -1,13 +1,25 @@
 """A folder of images, cut into slices that stay put when images are added."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mdmf_core.collections.text import readable
 from mdmf_core.digests import sha256_hex
 from mdmf_core.records import ExclusionReason, ImageExcluded, Member
 
+_SLICE = re.compile(r"(.*)#slice=(\d+of\d+)", re.DOTALL)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
+
+
+def slice_of(url: str) -> tuple[str, str]:
+    """(folder, which of how many) of a slice's URL; the URL and nothing of any other shard's.
+
+    >>> slice_of("/pictures#slice=2of4"), slice_of("/odd#slice=2of4.tar")
+    (('/pictures', '2of4'), ('/odd#slice=2of4.tar', ''))
+    """
+    found = _SLICE.fullmatch(url)
+    return (found[1], found[2]) if found else (url, "")
 
 
 def slices(keys: Iterable[str], per_slice: int) -> list[tuple[str, ...]]:

@@ -15,10 +15,7 @@ PER_SOURCE, PER_GALLERY = 24, 96
 REASONS, PER_REASON = 16, 8
 OTHER = "(other sources)"
 
-_FOLDER = (
-    "CASE WHEN contains(shard_url, '#slice=') THEN split_part(shard_url, '#slice=', 1) "
-    "ELSE regexp_replace(shard_url, '/[^/]*$', '') END"
-)
+_FOLDER = r"regexp_replace(shard_url, '(#slice=\d+of\d+|/[^/]*)$', '')"
 _HOST = "coalesce(nullif(regexp_extract(url, '://([^/:?#]+)', 1), ''), '(no url)')"
 
 Rows = list[dict[str, Any]]

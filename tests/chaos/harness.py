@@ -16,7 +16,7 @@ from fabricate import encoded, write_shard
 from victim import NEVER, curate
 
 from tasks.content import content_digest
-from tasks.warehouse import connect
+from tasks.warehouse import connect, leases_folder
 
 
 @dataclass
@@ -96,6 +96,16 @@ class Chaos:
         warehouse, process = self.start(name, log=log, source=source, store=store)
         process.join()
         return warehouse
+
+    def at_work(self, name: str) -> tuple[str, ForkServerProcess]:
+        """A run that holds a lease."""
+        warehouse, process = self.start(name)
+        held = Path(leases_folder(warehouse)) / "held"
+        while not (held.is_dir() and any(held.iterdir())):
+            if not process.is_alive():
+                raise RuntimeError(f"{name} ended before it held a lease")
+            time.sleep(0.01)
+        return warehouse, process
 
     def killed_at_step(self, step: int, after: bool) -> Trial:
         """Kills a run around one of its steps."""

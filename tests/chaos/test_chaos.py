@@ -5,7 +5,6 @@ A sample of what ``make chaos`` does in full.
 
 import os
 import signal
-import time
 from pathlib import Path
 from uuid import UUID
 
@@ -72,11 +71,7 @@ def test_four_runs_at_once_of_which_two_are_killed(chaos):
 
 
 def test_the_reaper_closes_what_a_killed_run_left_open(chaos):
-    warehouse, process = chaos.start("reaped")
-    held = Path(leases_folder(warehouse)) / "held"
-    while not (held.is_dir() and any(held.iterdir())):
-        assert process.is_alive()
-        time.sleep(0.01)
+    warehouse, process = chaos.at_work("reaped")
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     (run,) = query(warehouse, "SELECT run_id::VARCHAR AS run_id FROM runs")["run_id"]
@@ -92,11 +87,7 @@ def test_the_reaper_closes_what_a_killed_run_left_open(chaos):
 
 
 def test_the_reaper_leaves_a_living_run_alone(chaos):
-    warehouse, process = chaos.start("living")
-    held = Path(leases_folder(warehouse)) / "held"
-    while not (held.is_dir() and any(held.iterdir())):
-        assert process.is_alive()
-        time.sleep(0.01)
+    warehouse, process = chaos.at_work("living")
     os.kill(process.pid, signal.SIGSTOP)
     try:
         assert reap(warehouse) == []

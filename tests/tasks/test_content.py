@@ -1,7 +1,7 @@
 """The digest of what a warehouse holds: blind to when and where rows were made, and to nothing else."""
 
 import pytest
-from copies import change, copied, digest
+from warehouses import change, copied, digest
 
 
 @pytest.fixture

@@ -4,12 +4,14 @@ import multiprocessing
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import duckdb
 import pytest
 from fabricate import encoded, open_warehouse, outcome_of, write_shard
+from warehouses import held
 
 from mdmf_core.errors import WarehouseError
 from mdmf_core.records import Shard
@@ -96,6 +98,19 @@ def test_a_part_whose_data_is_damaged_costs_no_other_shard(kit, tmp_path):
     assert list(query(warehouse, "SELECT url FROM shards")["url"]) == [good.url]
 
 
+def test_a_tar_that_is_called_like_a_slice_takes_the_place_of_none(kit, tmp_path):
+    warehouse = open_warehouse(tmp_path / "w.duckdb", kit)
+    outcomes = [outcome_of(write_shard(tmp_path / f"0000{n}.tar", range(9 * n, 9 * n + 2)), warehouse, kit) for n in range(3)]
+    names = {"a#slice=0of2": "folder", "a#slice=0of2.tar": "tar", "a#slice=0of4": "folder"}
+    first, second, recut = (
+        replace(outcome, url=name, kind=kind) for outcome, (name, kind) in zip(outcomes, names.items(), strict=True)
+    )
+    land(warehouse, [first, second], kit.key)
+    assert not query(warehouse, "SELECT superseded FROM shards")["superseded"].any()
+    land(warehouse, [recut], kit.key)
+    assert list(query(warehouse, "SELECT url FROM shards WHERE superseded")["url"]) == [first.url]
+
+
 def test_the_table_itself_refuses_a_shard_that_does_not_add_up(kit, tmp_path):
     warehouse = open_warehouse(tmp_path / "w.duckdb", kit)
     land(warehouse, [outcome_of(write_shard(tmp_path / "00000.tar", range(3)), warehouse, kit)], kit.key)
@@ -134,31 +149,15 @@ def test_a_file_that_is_no_warehouse_is_refused(tmp_path):
         pass
 
 
-def _hold(warehouse: str, held, release) -> None:
-    with connect(warehouse):
-        held.set()
-        release.wait(60)
-
-
 def test_a_commit_waits_for_another_process(kit, tmp_path):
     warehouse = open_warehouse(tmp_path / "w.duckdb", kit)
     outcome = outcome_of(write_shard(tmp_path / "00000.tar", range(2)), warehouse, kit)
-    context = multiprocessing.get_context("spawn")
-    held, release = context.Event(), context.Event()
-    holder = context.Process(target=_hold, args=(warehouse, held, release))
-    holder.start()
-    try:
-        assert held.wait(60)
-        waiting = context.Process(target=land, args=(warehouse, [outcome], kit.key))
-        waiting.start()
-        time.sleep(3)
-        assert waiting.is_alive()
-        release.set()
-        waiting.join(60)
-        assert waiting.exitcode == 0
-    finally:
-        release.set()
-        holder.join(60)
+    with ThreadPoolExecutor(1) as pool:
+        with held(warehouse, "writing"):
+            landing = pool.submit(land, warehouse, [outcome], kit.key)
+            time.sleep(3)
+            assert not landing.done()
+        assert landing.result(60) == []
     assert query(warehouse, "SELECT count(*) AS n FROM images")["n"][0] == 2
 
 

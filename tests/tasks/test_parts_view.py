@@ -1,12 +1,12 @@
 """Questions while the warehouse is being written."""
 
-import multiprocessing
 import uuid
 from pathlib import Path
 
 import pytest
 from fabricate import write_shard
 from typer.testing import CliRunner
+from warehouses import held
 
 from mdmf_cli.main import app
 from mdmf_core.errors import WarehouseError
@@ -24,13 +24,6 @@ def part(source: Path, warehouse: str, kit, run: str):
     return score_shard(shard, kit, parts_folder(warehouse), run, None, lambda members: None)
 
 
-def _hold(warehouse: str, held, release) -> None:
-    with connect(warehouse) as connection:
-        connection.execute("CREATE TABLE being_written (a INTEGER)")
-        held.set()
-        release.wait(60)
-
-
 def test_parts_are_asked_while_another_process_writes_the_warehouse(kit, tmp_path):
     warehouse, (older, newer) = str(tmp_path / "w.duckdb"), (str(uuid.UUID(int=at)) for at in (1, 2))
     with connect(warehouse) as connection:
@@ -43,24 +36,13 @@ def test_parts_are_asked_while_another_process_writes_the_warehouse(kit, tmp_pat
     kept = "key, sha256, score, p_value, domain, in_support, width, caption, url, sidecar, shard_url"
     assert query(warehouse, "SELECT DISTINCT host FROM judged")["host"].tolist() == ["example.org"]
     in_warehouse = query(warehouse, f"SELECT {kept} FROM scored ORDER BY key")
-    context = multiprocessing.get_context("spawn")
-    held, release = context.Event(), context.Event()
-    holder = context.Process(target=_hold, args=(warehouse, held, release))
-    holder.start()
-    try:
-        assert held.wait(60)
-        with connect_parts(warehouse) as connection:
-            asked = connection.execute(f"SELECT {kept} FROM scored ORDER BY key").df()
-            done = CliRunner().invoke(app, ["sql", "--parts", "FROM accounting", "--warehouse", warehouse, "--format", "csv"])
-            assert (done.exit_code, done.output.count("\n")) == (0, 3), done.output
-            assert connection.execute("SELECT key, reason FROM excluded").fetchall() == [("bad", "not_an_image")]
-            assert connection.execute("SELECT sum(members), sum(scored), sum(excluded) FROM accounting").fetchall() == [
-                (11, 10, 1)
-            ]
-            assert connection.execute("SELECT count(*) FROM scored WHERE sidecar->>'url' = url").fetchall() == [(10,)]
-    finally:
-        release.set()
-        holder.join(60)
+    with held(warehouse, "writing"), connect_parts(warehouse) as connection:
+        asked = connection.execute(f"SELECT {kept} FROM scored ORDER BY key").df()
+        done = CliRunner().invoke(app, ["sql", "--parts", "FROM accounting", "--warehouse", warehouse, "--format", "csv"])
+        assert (done.exit_code, done.output.count("\n")) == (0, 3), done.output
+        assert connection.execute("SELECT key, reason FROM excluded").fetchall() == [("bad", "not_an_image")]
+        assert connection.execute("SELECT sum(members), sum(scored), sum(excluded) FROM accounting").fetchall() == [(11, 10, 1)]
+        assert connection.execute("SELECT count(*) FROM scored WHERE sidecar->>'url' = url").fetchall() == [(10,)]
     assert asked["key"].tolist() == [f"{seed:09d}" for seed in (*range(10, 14), *range(20, 26))]  # nothing of the older run
     assert asked.head(4).to_dict("records") == in_warehouse.to_dict("records")
     assert len(query_parts(warehouse, "SELECT * FROM scored WHERE in_support AND p_value <= 0.5")) <= 10

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from copies import change, copied, digest
 from fabricate import RUN, outcome_of, write_shard
 from typer.testing import CliRunner
+from warehouses import change, copied, digest
 
 from mdmf_cli.main import app
 from tasks.landing import land

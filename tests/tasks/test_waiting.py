@@ -2,37 +2,17 @@
 
 import logging
 import os
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import duckdb
 import pytest
 from fabricate import open_warehouse, outcome_of, write_shard
+from warehouses import held
 
 from mdmf_core.errors import WarehouseHeld
 from tasks import warehouse as opening
 from tasks.landing import land
 from tasks.warehouse import connect, query
-
-READ = """
-import duckdb, sys
-with duckdb.connect(sys.argv[1], read_only=True):
-    print("open", flush=True)
-    sys.stdin.read()
-"""
-
-
-@contextmanager
-def reader(warehouse: str) -> Iterator[subprocess.Popen]:
-    """Another process that reads until its input is closed."""
-    with subprocess.Popen(
-        [sys.executable, "-c", READ, warehouse], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout.readline() == "open\n"
-        yield process
 
 
 @pytest.fixture
@@ -57,7 +37,7 @@ def test_landing_waits_for_a_reader_says_so_and_then_lands(kit, tmp_path, notice
     said, twice = notices
     warehouse = open_warehouse(tmp_path / "w.duckdb", kit)
     outcome = outcome_of(write_shard(tmp_path / "00000.tar", range(2)), warehouse, kit)
-    with reader(warehouse) as process:
+    with held(warehouse, "reading") as process:
         landing = threading.Thread(target=land, args=(warehouse, [outcome], kit.key))
         landing.start()
         assert twice.wait(60)
@@ -72,7 +52,7 @@ def test_landing_waits_for_a_reader_says_so_and_then_lands(kit, tmp_path, notice
 def test_patience_ends_with_who_holds_it_and_what_to_do(kit, tmp_path):
     warehouse = open_warehouse(tmp_path / "w.duckdb", kit)
     outcome = outcome_of(write_shard(tmp_path / "00000.tar", range(2)), warehouse, kit)
-    with reader(warehouse) as process:
+    with held(warehouse, "reading") as process:
         with pytest.raises(WarehouseHeld, match=rf"process {process.pid} .*close it and run again. Nothing is lost"):
             land(warehouse, [outcome], kit.key, patience=0.3)
         assert query(warehouse, "SELECT count(*) AS n FROM images")["n"][0] == 0  # readers do not wait for readers
