@@ -36,7 +36,7 @@ def verify(
         with plain_errors(), connect(warehouse, read_only=True) as connection:
             say(f"content {content_digest(connection)}")
     if wrong:
-        say(f"{len(wrong)} findings remain; --repair mends {sum(finding.repairable for finding in wrong)} of them")
+        say(f"findings that remain: {len(wrong)}; --repair mends {sum(finding.repairable for finding in wrong)} of them")
         raise typer.Exit(1)
     say("everything adds up")
 

@@ -2,8 +2,8 @@
 
 COMMENT ON TABLE runs IS 'One row per run of a flow.';
 COMMENT ON COLUMN runs.run_id IS 'the Prefect flow run''s id';
-COMMENT ON COLUMN runs.flow IS 'curate or rescore';
-COMMENT ON COLUMN runs.state IS 'running, completed or failed';
+COMMENT ON COLUMN runs.flow IS 'curate, retry or rescore';
+COMMENT ON COLUMN runs.state IS 'running, completed, failed, or crashed: its process died';
 COMMENT ON COLUMN runs.source IS 'what was asked for: URL pattern, folder, or the warehouse';
 COMMENT ON COLUMN runs.scorer_id IS 'scorer of the run';
 COMMENT ON COLUMN runs.bank_id IS 'reference bank of the run';
@@ -13,7 +13,7 @@ COMMENT ON COLUMN runs.code_version IS 'version of mdmf';
 COMMENT ON COLUMN runs.host IS 'machine that ran it';
 COMMENT ON COLUMN runs.device IS 'device and compute type';
 COMMENT ON COLUMN runs.started_at IS 'when it began';
-COMMENT ON COLUMN runs.finished_at IS 'when it ended; null = running, or killed';
+COMMENT ON COLUMN runs.finished_at IS 'when it ended, or was found dead; null = running, or killed';
 COMMENT ON COLUMN runs.message IS 'why it failed';
 
 COMMENT ON TABLE shards IS 'One row per shard content and (scorer, bank, calibration). In every complete row members = scored + excluded.';
@@ -24,7 +24,7 @@ COMMENT ON COLUMN shards.digest IS 'sha256 of its bytes; null until it was read 
 COMMENT ON COLUMN shards.size_bytes IS 'size of the file';
 COMMENT ON COLUMN shards.fingerprint IS 'ETag, or size and time of change: tells an unchanged shard without reading it';
 COMMENT ON COLUMN shards.state IS 'complete, deferred or failed';
-COMMENT ON COLUMN shards.reason IS 'why deferred or failed';
+COMMENT ON COLUMN shards.reason IS 'why deferred or failed: storage, unfinished, corrupt, killed or error, a colon, and what happened';
 COMMENT ON COLUMN shards.members IS 'entries found in it';
 COMMENT ON COLUMN shards.scored IS 'members with a score';
 COMMENT ON COLUMN shards.excluded IS 'members without a score, each with a reason';

@@ -237,7 +237,7 @@ def test_the_command_ends_with_status_1_while_something_is_wrong(warehouse, undi
     assert mdmf("verify", "--warehouse", warehouse)[0] == 0
     change(warehouse, f"DELETE FROM scores WHERE shard_id = {SHARD}")
     status, text = mdmf("verify", "--warehouse", warehouse)
-    assert (status, "1 findings remain; --repair mends 1 of them" in text) == (1, True)
+    assert (status, "findings that remain: 1; --repair mends 1 of them" in text) == (1, True)
     status, text = mdmf("verify", "--warehouse", warehouse, "--repair")
     assert status == 0
     assert f"content {undisturbed}\neverything adds up\n" in text
