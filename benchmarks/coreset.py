@@ -34,7 +34,7 @@ def scored(scorer: Scorer, part: Slice, images: list[RealImage]) -> tuple[np.nda
         scores, mmd2 = [], []
         for start in range(0, len(vectors), 8):
             some = vectors[start : start + 8]
-            (terms,) = scorer.terms(torch.cat(some), [len(v) for v in some], (part,))
+            terms = scorer.terms(torch.cat(some), [len(v) for v in some], (part,)).slice(0)
             scores.append(scorer.statistic.score(terms).numpy())
             mmd2.append(terms.mmd2.numpy())
         rates.append(len(vectors) / (time.perf_counter() - started))

@@ -15,7 +15,7 @@ from mdmf_core.crops import CropPlan
 from mdmf_core.images import ImageLimits, decode
 from mdmf_core.records import ImageExcluded
 from tasks.decoding import DecodePool
-from tasks.extract import in_order
+from tasks.pipeline import in_order
 
 IMAGES, REPEATS, WINDOW = 600, 7, 64
 PLANS = {"most bytes per image": CropPlan(224, 16), "crops pass JPEG 90": CropPlan(224, 16, 90), "one crop": CropPlan(224, 1)}

@@ -3,6 +3,7 @@
 python benchmarks/sql.py FOLDER [IMAGES]      makes FOLDER/warehouse.duckdb and FOLDER/metadata unless they are there, and asks
 """
 
+import json
 import os
 import re
 import statistics
@@ -82,6 +83,12 @@ def _registry(connection: duckdb.DuckDBPyConnection) -> None:
             "FROM (VALUES ('photo'), ('art')) domains(d), (VALUES (0.05), (0.1)) budgets(b)"
         )
         connection.execute(f"INSERT INTO bank_aliases VALUES ('production', {scorer}, {bank}, {calibration}, now())")
+    metrics = {"read": [9, 900, 90_000_000], "decode": [60, 900, 0], "backbone": [95, 890, 0], "land": [1, 900, 0]}
+    connection.execute(
+        "INSERT INTO runs BY NAME SELECT uuid() AS run_id, 'curate' AS flow, 'completed' AS state, 's3://bucket/*.tar' AS "
+        "source, '{}' AS parameters, '0' AS code_version, 'host' AS host, 'cpu' AS device, now() AS started_at, ? AS metrics",
+        [json.dumps({"wall": 100, "stages": metrics})],
+    )
 
 
 def _images(connection: duckdb.DuckDBPyConnection, images: int, shard: str) -> None:
