@@ -2,22 +2,60 @@
 PYTHON ?= python3
 DATA ?= ../shared/data
 BIN := .venv/bin
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile
+# The oldest DuckDB that is supported, with the extensions for lakes, which PyPI has for it alone; in a folder of its own.
+OLDEST_DUCKDB := .venv/duckdb-1.5
+WITH_OLDEST_DUCKDB := tests/tasks/test_lake.py tests/tasks/test_lake_s3.py tests/tasks/test_many_writers.py tests/flows/test_lake.py tests/flows/test_scale_out.py \
+  tests/tasks/test_landing.py tests/tasks/test_decisions.py tests/tasks/test_migrations.py tests/tasks/test_content.py \
+  tests/tasks/test_backup.py tests/tasks/test_sql_page.py
 
-.PHONY: demo test chaos audit default-scorer schema clean
+.PHONY: demo test chaos chaos-engines bench bench-compare bench-peers audit default-scorer schema clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed  ## install, run the main job on the bundled shards, print what it found
 	@$(BIN)/mdmf demo
 
-test: .venv/installed-dev  ## install, check style and types, run the tests
+test: .venv/installed-dev $(OLDEST_DUCKDB)/installed  ## install, check style and types, run the tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/pytest
+	@$(PYTEST)
+	@PYTHONPATH=$(CURDIR)/$(OLDEST_DUCKDB) $(PYTEST) $(WITH_OLDEST_DUCKDB)
 
 chaos: .venv/installed-dev  ## kill, race and starve real runs; the table in docs/reliability.md
 	@PYTHONPATH=tests:tests/chaos $(BIN)/python tests/chaos/run.py
+
+chaos-engines: .venv/installed-dev  ## kill workers of Ray, Dask and a process pool; the table in docs/engines.md
+	@PYTHONPATH=tests:tests/chaos $(BIN)/python tests/chaos/engines.py
+
+# Real weights for the benchmarks of the timm path; another file: make bench WEIGHTS=...
+WEIGHTS ?= .mdmf/clip-vit-b16.safetensors
+BENCH = $(BIN)/python -m benchmarks.run --weights $(WEIGHTS) $(if $(wildcard $(DATA)),--data $(DATA)) $(ONLY)
+
+bench: .venv/installed-dev $(WEIGHTS)  ## measure against the targets; results and the table in docs/performance.md; ONLY="end_to_end growth"
+	@$(BENCH)
+
+bench-compare: .venv/installed-dev $(WEIGHTS)  ## measure again and compare each ratio with the committed one
+	@$(BENCH) --compare
+
+bench-peers: .venv/installed-dev $(WEIGHTS) .mdmf/peers/installed  ## the same shards through webdataset, clip-retrieval, Ray Data and Daft
+	@$(BIN)/python -m benchmarks.run --weights $(WEIGHTS) $(if $(wildcard $(DATA)),--data $(DATA)) peer_settings side_by_side
+
+# Ray and Daft see this project's torch and timm; clip-retrieval wants older numpy, pyarrow and webdataset, so it gets all its own.
+.mdmf/peers/installed: benchmarks/peers/requirements.txt benchmarks/peers/clip-retrieval.txt .venv/installed-dev
+	@echo "installing the peers into .mdmf/peers (some minutes and about 7 GB)"
+	@$(BIN)/python -m venv .mdmf/peers/main && $(BIN)/python -m venv .mdmf/peers/clip-retrieval
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$(.mdmf/peers/main/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
+	@.mdmf/peers/main/bin/pip install --quiet -r benchmarks/peers/requirements.txt
+	@.mdmf/peers/clip-retrieval/bin/pip install --quiet -r benchmarks/peers/clip-retrieval.txt
+	@touch $@
+
+.mdmf/clip-vit-b16.safetensors:
+	@mkdir -p $(@D)
+	@$(BIN)/python $(DATA)/../tools/make_clip_backbone.py $@ || { \
+	  echo "no weights of CLIP ViT-B/16: pass timm's vit_base_patch16_clip_quickgelu_224.openai as WEIGHTS=FILE.safetensors"; exit 1; }
 
 audit: .venv/installed-dev  ## look up what is installed among the known vulnerabilities
 	@$(BIN)/python .ci/audit.py
@@ -36,6 +74,12 @@ audit: .venv/installed-dev  ## look up what is installed among the known vulnera
 	@echo "installing into .venv, with the tools for tests (some minutes the first time)"
 	@$(BIN)/pip install --quiet --editable '.[dev]' || { echo "the install failed: is the package index reachable, is the disk full?"; exit 1; }
 	@touch $@ .venv/installed
+
+$(OLDEST_DUCKDB)/installed: pyproject.toml .venv/installed-dev
+	@rm -rf $(OLDEST_DUCKDB) && $(BIN)/pip install --quiet --no-deps --target $(OLDEST_DUCKDB) duckdb==1.5.5 \
+	  $(foreach part,ducklake sqlite-scanner postgres-scanner httpfs,duckdb-extension-$(part)==1.5.5) \
+	  || { echo "the install failed: is the package index reachable?"; exit 1; }
+	@touch $@
 
 default-scorer: .venv/installed  ## train the bundled scorer again: make default-scorer DATA=../shared/data
 	@$(BIN)/python scorers/build_default.py $(DATA) scorers/default

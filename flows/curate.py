@@ -3,21 +3,16 @@
 from typing import Annotated
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows.scoring import CurateResult, carry_out
 from tasks import artifacts, steps
+from tasks.engines import Engine, EngineName
 from tasks.steps import CurateSettings
 from tasks.storage import refuse_credentials
 
 
-@flow(
-    name="curate",
-    flow_run_name=artifacts.run_name,
-    # One worker: the model owns the device, and decoding has threads of its own.
-    task_runner=ThreadPoolTaskRunner(max_workers=1),  # type: ignore[arg-type]
-)
+@flow(name="curate", flow_run_name=artifacts.run_name)
 def curate(
     source: str,
     warehouse: str = "warehouse.duckdb",
@@ -28,11 +23,16 @@ def curate(
     shards_per_task: Annotated[int, Field(ge=1)] = 4,
     images_per_slice: Annotated[int, Field(ge=1)] = 1000,
     max_shards: Annotated[int, Field(ge=1)] | None = None,
-    batch_images: Annotated[int, Field(ge=1)] = 32,
+    batch_images: Annotated[int, Field(ge=0)] = 0,
     decode_threads: Annotated[int, Field(ge=0)] = 0,
     device: str = "auto",
+    compile: bool = False,
     storage_block: str | None = None,
     promote: bool = False,
+    engine: EngineName = "threads",
+    engine_address: str | None = None,
+    num_cpus: Annotated[int, Field(ge=0)] = 0,
+    num_gpus: Annotated[float, Field(ge=0)] = 0.0,
 ) -> CurateResult:
     """Scores every image of a collection against a bank of real images and lands one row per image in DuckDB.
 
@@ -46,11 +46,16 @@ def curate(
         shards_per_task: shards that are scored by one task and committed together.
         images_per_slice: images that make one shard when the source is a folder of images.
         max_shards: stop after this many shards that are not complete yet; the next run goes on.
-        batch_images: images in one pass through the backbone.
+        batch_images: images in one pass through the backbone; 0 = as many as pay off and fit. Fewer when memory runs out.
         decode_threads: 0 = one per core that the backbone leaves free.
         device: auto, cpu, cuda or cuda:N.
+        compile: have torch compile the backbone, with CUDA graphs on CUDA; pays off from some thousand images on.
         storage_block: name of a Prefect Secret block with fsspec options, in place of the AWS variables.
         promote: make this scorer and bank the ones that the views show.
+        engine: where groups are scored: threads (this process), ray or dask (see docs/engines.md).
+        engine_address: a Ray or Dask cluster that runs; None = one on this machine for the length of the run.
+        num_cpus: cores of one group; 0 = all (threads) or one (ray, dask).
+        num_gpus: GPUs of one group, for ray and dask.
 
     Raises:
         MdmfError: a source, scorer, bank or warehouse that cannot be used, in one sentence; or no shard could be scored.
@@ -59,6 +64,7 @@ def curate(
     settings = CurateSettings(
         source=source, warehouse=warehouse, scorer=scorer, bank=bank, calibration=calibration, keep_signatures=keep_signatures,
         shards_per_task=shards_per_task, images_per_slice=images_per_slice, max_shards=max_shards, batch_images=batch_images,
-        decode_threads=decode_threads, device=device, storage_block=storage_block, promote=promote,
+        decode_threads=decode_threads, device=device, compile=compile, storage_block=storage_block, promote=promote,
+        engine=Engine(name=engine, address=engine_address, num_cpus=num_cpus, num_gpus=num_gpus),
     ).resolved()  # fmt: skip
     return carry_out(settings, lambda run_id: steps.plan(settings, run_id))

@@ -3,11 +3,11 @@
 from typing import Annotated
 
 from prefect import flow, runtime
-from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows.scoring import CurateResult, carry_out
 from tasks import steps
+from tasks.engines import Engine, EngineName
 from tasks.steps import CurateSettings
 from tasks.warehouse import require_warehouse
 
@@ -16,7 +16,7 @@ def _run_name() -> str:
     return f"retry {', '.join(runtime.flow_run.parameters['reasons'])}"[:200]
 
 
-@flow(name="retry", flow_run_name=_run_name, task_runner=ThreadPoolTaskRunner(max_workers=1))  # type: ignore[arg-type]
+@flow(name="retry", flow_run_name=_run_name)
 def retry(
     reasons: tuple[str, ...] = ("storage", "decoder_crashed", "decoder_timeout"),
     warehouse: str = "warehouse.duckdb",
@@ -25,10 +25,15 @@ def retry(
     calibration: str | None = None,
     force: bool = False,
     shards_per_task: Annotated[int, Field(ge=1)] = 4,
-    batch_images: Annotated[int, Field(ge=1)] = 32,
+    batch_images: Annotated[int, Field(ge=0)] = 0,
     decode_threads: Annotated[int, Field(ge=0)] = 0,
     device: str = "auto",
+    compile: bool = False,
     storage_block: str | None = None,
+    engine: EngineName = "threads",
+    engine_address: str | None = None,
+    num_cpus: Annotated[int, Field(ge=0)] = 0,
+    num_gpus: Annotated[float, Field(ge=0)] = 0.0,
 ) -> CurateResult:
     """Reads only the members that were excluded for these reasons, and whole shards that were deferred or failed for them.
 
@@ -41,10 +46,12 @@ def retry(
         calibration: as in `curate`.
         force: also reasons that are permanent, such as undecodable: for a new version of a decoder.
         shards_per_task: shards of one task.
-        batch_images: images in one pass through the backbone.
+        batch_images: images in one pass through the backbone; 0 = as many as pay off and fit. Fewer when memory runs out.
         decode_threads: 0 = one per core that the backbone leaves free.
         device: auto, cpu, cuda or cuda:N.
+        compile: have torch compile the backbone, with CUDA graphs on CUDA; pays off from some thousand images on.
         storage_block: name of a Prefect Secret block with fsspec options.
+        engine: as in `curate`, with its address and resources.
 
     Raises:
         MdmfError: an unknown or permanent reason, or nothing could be read again.
@@ -53,6 +60,7 @@ def retry(
     settings = CurateSettings(
         source=", ".join(reasons), warehouse=warehouse, scorer=scorer, bank=bank, calibration=calibration, keep_signatures=0,
         shards_per_task=shards_per_task, images_per_slice=1000, max_shards=None, batch_images=batch_images,
-        decode_threads=decode_threads, device=device, storage_block=storage_block, promote=False,
+        decode_threads=decode_threads, device=device, compile=compile, storage_block=storage_block, promote=False,
+        engine=Engine(name=engine, address=engine_address, num_cpus=num_cpus, num_gpus=num_gpus),
     ).resolved()  # fmt: skip
     return carry_out(settings, lambda run_id: steps.plan_retry(settings, reasons, force, run_id))

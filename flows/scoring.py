@@ -1,22 +1,30 @@
 """What `curate` and `retry` have in common: a plan carried out group by group, landed, reported, closed."""
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import cast
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any, cast
 
 from prefect import get_run_logger, runtime
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.futures import PrefectFuture, as_completed
+from prefect.futures import PrefectFuture
+from prefect.task_runners import TaskRunner
 from pydantic import BaseModel
 
 from mdmf_core.errors import MdmfError
+from mdmf_core.stages import StageCosts
 from tasks import artifacts, steps
+from tasks.engines import Engine, started
 from tasks.leases import owner
-from tasks.parts import ShardOutcome
+from tasks.parts import ShardOutcome, costs_of
+from tasks.partstore import remove
 from tasks.steps import CurateSettings, Plan
 from tasks.warehouse import leases_folder
+from tasks.waste import wasted_seconds
+
+_OUTSTANDING = 256  # groups that are submitted and not landed: more than the workers of one run; a server stands 500
 
 
 class CurateResult(BaseModel):
@@ -36,10 +44,16 @@ class CurateResult(BaseModel):
     warehouse: str
     report: str | None
     promoted: bool  # whether the view `scored` shows these rows
+    wasted_seconds: float  # of scoring whose rows did not land; those of dead attempts at these shards are among them
 
 
-def carry_out(settings: CurateSettings, make_plan: Callable[[str], Plan]) -> CurateResult:
+def carry_out(
+    settings: CurateSettings, make_plan: Callable[[str], Plan], keep: Callable[[CurateResult, list[str]], None] | None = None
+) -> CurateResult:
     """Plans, scores, lands and reports as one owner of leases.
+
+    Args:
+        keep: takes the result and the failures of a portion, which is a larger plan's: then the report is its parent's.
 
     Raises:
         MdmfError: a group or a shard failed for a reason that is not the shard's own, or no shard could be scored.
@@ -47,46 +61,77 @@ def carry_out(settings: CurateSettings, make_plan: Callable[[str], Plan]) -> Cur
     run_id = str(runtime.flow_run.id or uuid.uuid4())
     with owner(leases_folder(settings.warehouse), run_id) as name:
         plan = make_plan(run_id)
-        with _run_closed(settings, run_id) as failures:
+        with run_closed(settings, run_id) as ending:
             artifacts.label_run(settings.scorer, settings.bank, plan.to_do, plan.shards)
-            futures = [steps.score_group.submit(settings, plan.path, group, name) for group in range(plan.groups)]
-            outcomes = [outcome for landed in _landed(settings, futures, failures) for outcome in landed]
-            page = steps.report(settings)
+            with started(settings.engine if plan.groups else Engine()) as runner:
+                scored = _scored(settings, plan, name, runner)
+                outcomes = [outcome for landed in _landed(settings, plan, scored, ending) for outcome in landed]
+            page = None if keep else steps.report(settings)
             result = _result(plan, run_id, outcomes, settings.warehouse, page)
-            failures += _broken(plan, outcomes)
-        Path(plan.path).unlink(missing_ok=True)  # every group has ended; a stopped run leaves it to `mdmf verify`
+            if round(result.wasted_seconds, 1):
+                get_run_logger().warning("%.1f s of scoring came to nothing", result.wasted_seconds)
+            ending.failures += _broken(plan, outcomes)
+            if keep:
+                keep(result, ending.failures)
+        remove(plan.path)  # every group has ended; a stopped run leaves it to `mdmf verify`
         artifacts.publish(result.model_dump(), outcomes, run_id)
-        if failures:
-            raise MdmfError("; ".join(failures))
+        if ending.failures:
+            raise MdmfError("; ".join(ending.failures))
         return result
 
 
+@dataclass
+class Ending:
+    """What a run's row will say of it."""
+
+    run_id: str
+    failures: list[str] = field(default_factory=list)
+    costs: StageCosts = field(default_factory=StageCosts)
+
+
 @contextmanager
-def _run_closed(settings: CurateSettings, run_id: str) -> Iterator[list[str]]:
-    """Writes how the run ended, whatever ended it short of a kill; failures are collected in the list."""
-    failures: list[str] = []
+def run_closed(settings: CurateSettings, run_id: str) -> Iterator[Ending]:
+    """Writes how the run ended, whatever ended it short of a kill, and what its stages cost."""
+    ending = Ending(run_id)
     try:
-        yield failures
+        yield ending
     except BaseException as error:
-        steps.close_run(settings, run_id, [*failures, f"{type(error).__name__}: {error}"])
+        steps.close_run(settings, run_id, [*ending.failures, f"{type(error).__name__}: {error}"], ending.costs.record())
         raise
-    steps.close_run(settings, run_id, failures)
+    steps.close_run(settings, run_id, ending.failures, ending.costs.record())
+
+
+def _scored(
+    settings: CurateSettings, plan: Plan, owner: str, runner: TaskRunner[Any]
+) -> Iterator[PrefectFuture[list[ShardOutcome]]]:
+    """Each group of a plan once it is scored. Few are submitted at a time: ten thousand at once flood the server."""
+    ended: SimpleQueue[PrefectFuture[list[ShardOutcome]]] = SimpleQueue()
+    for group in range(plan.groups):
+        if group >= _OUTSTANDING:
+            yield ended.get()
+        work = {"settings": settings, "plan_path": plan.path, "group": group, "owner": owner}
+        runner.submit(steps.score_group, work).add_done_callback(ended.put)
+    for _ in range(min(plan.groups, _OUTSTANDING)):
+        yield ended.get()
 
 
 def _landed(
-    settings: CurateSettings, futures: list[PrefectFuture[list[ShardOutcome]]], failures: list[str]
+    settings: CurateSettings, plan: Plan, scored: Iterable[PrefectFuture[list[ShardOutcome]]], ending: Ending
 ) -> Iterator[list[ShardOutcome]]:
     """Lands each group as soon as it is scored. A group that fails costs the run its success, not the other groups."""
-    progress = create_progress_artifact(progress=0.0 if futures else 100.0, key="curate-progress", description=settings.source)
-    for number, future in enumerate(as_completed(futures), start=1):
+    progress = create_progress_artifact(
+        progress=0.0 if plan.groups else 100.0, key="curate-progress", description=settings.source
+    )
+    for number, future in enumerate(scored, start=1):
         try:
             outcomes = future.result()
-            steps.land_group(settings, outcomes)
+            landing = steps.land_group(settings, outcomes)
+            ending.costs += costs_of(outcomes, ending.run_id) + StageCosts.from_record(landing)
             yield outcomes
         except Exception as error:
-            failures.append(f"a group of shards failed: {error}")
+            ending.failures.append(f"a group of shards failed: {error}")
             get_run_logger().error("a group of shards failed: %s", error)
-        update_progress_artifact(artifact_id=cast(uuid.UUID, progress), progress=100.0 * number / len(futures))
+        update_progress_artifact(artifact_id=cast(uuid.UUID, progress), progress=100.0 * number / plan.groups)
 
 
 def _broken(plan: Plan, outcomes: list[ShardOutcome]) -> list[str]:
@@ -117,4 +162,5 @@ def _result(plan: Plan, run_id: str, outcomes: list[ShardOutcome], warehouse: st
         warehouse=warehouse,
         report=page,
         promoted=plan.promoted,
+        wasted_seconds=wasted_seconds(outcomes),
     )

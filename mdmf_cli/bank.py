@@ -1,13 +1,15 @@
 """`mdmf bank ...`: the life of reference banks."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mdmf_cli.console import Block, Device, ScorerOption, Warehouse, plain_errors, print_rows, say
+
+if TYPE_CHECKING:
+    from tasks.registry import BankEntry
 
 bank_app = typer.Typer(help="Reference banks: sets of real images that others are compared with.", no_args_is_help=True)
 Bank = Annotated[str, typer.Argument(help="name@3, name (its newest version) or @alias in the registry, or a directory.")]
@@ -185,9 +187,13 @@ def promote(
     from tasks.registry import promote as point
 
     with plain_errors():
-        with _change(warehouse) as connection:
+
+        def point_there(connection: Any) -> "BankEntry":
             entry = find(connection, bank, calibration)
             point(connection, entry, alias)
+            return entry
+
+        entry = _change(warehouse, point_there)
         say(f"@{alias} is {entry.title}, calibration {entry.calibration_version}")
         if rescore:
             from flows.rescore import rescore as flow
@@ -204,8 +210,8 @@ def rollback(warehouse: Warehouse = "warehouse.duckdb", alias: Alias = "producti
     """Point an alias at what it pointed at before. Rows are kept, so the views show the earlier scores at once."""
     from tasks.registry import rollback as back
 
-    with plain_errors(), _change(warehouse) as connection:
-        entry = back(connection, alias)
+    with plain_errors():
+        entry = _change(warehouse, lambda connection: back(connection, alias))
     say(f"@{alias} is {entry.title} again, calibration {entry.calibration_version}")
 
 
@@ -215,20 +221,21 @@ def retire(bank: Bank, warehouse: Warehouse = "warehouse.duckdb") -> None:
     from tasks.registry import find
     from tasks.registry import retire as end
 
-    with plain_errors(), _change(warehouse) as connection:
+    def retire_it(connection: Any) -> "BankEntry":
         entry = find(connection, bank)
         end(connection, entry)
-    say(f"{entry.title} is retired")
+        return entry
+
+    with plain_errors():
+        say(f"{_change(warehouse, retire_it).title} is retired")
 
 
-@contextmanager
-def _change(warehouse: str) -> Iterator[Any]:
-    """A transaction on the registry of a warehouse that is there, of this version's schema."""
-    from tasks.warehouse import connect, migrate, opened, transaction
+def _change(warehouse: str, work: "Callable[[Any], BankEntry]") -> "BankEntry":
+    """What a change of the registry gives, in a warehouse that is there and has this version's schema."""
+    from tasks.warehouse import commit, connect, migrate, opened
 
     with opened(warehouse, read_only=True):  # an error, not a new file, where there is none
         pass
     with connect(warehouse) as connection:
         migrate(connection)
-        with transaction(connection):
-            yield connection
+        return commit(connection, lambda: work(connection))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -15,10 +16,22 @@ console = Console()
 errors = Console(stderr=True)
 _FOLDED = 16  # characters of a column below which its cells are not folded
 
-Warehouse = Annotated[str, typer.Option(help="The DuckDB file that holds the results.")]
+Warehouse = Annotated[str, typer.Option(help="The DuckDB file that holds the results, or a lake: ducklake:...")]
 ScorerOption = Annotated[str, typer.Option(help="default, a scorer directory, or timm:MODEL?weights=FILE.safetensors")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 Block = Annotated[str | None, typer.Option(help="Prefect Secret block with fsspec options, in place of the AWS variables.")]
+
+
+class EngineChoice(StrEnum):
+    threads = "threads"
+    ray = "ray"
+    dask = "dask"
+
+
+EngineOption = Annotated[EngineChoice, typer.Option("--engine", help="Where shards are scored: this process, Ray or Dask.")]
+EngineAddress = Annotated[str | None, typer.Option(help="A cluster that runs; one on this machine by default.")]
+Cpus = Annotated[int, typer.Option(min=0, help="Cores of one group of shards; 0 = all (threads) or one (ray, dask).")]
+Gpus = Annotated[float, typer.Option(min=0, help="GPUs of one group of shards, for ray and dask.")]
 
 
 class Panel:
@@ -52,7 +65,8 @@ def print_scored(result: Any) -> None:
         f"{result.members} members = {result.scored} scored + {result.excluded} excluded; {result.complete} shards complete, "
         f"{result.already_complete} complete before, {result.deferred} deferred, {result.failed} failed"
         + (f", {result.set_aside} failed before with the same bytes" if result.set_aside else "")
-        + (f", {result.elsewhere} at work in another run" if result.elsewhere else ""),
+        + (f", {result.elsewhere} at work in another run" if result.elsewhere else "")
+        + (f"; {result.wasted_seconds:.1f} s of scoring came to nothing" if result.wasted_seconds else ""),
         highlight=False, soft_wrap=True,
     )  # fmt: skip
 

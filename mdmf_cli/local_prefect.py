@@ -1,5 +1,6 @@
 """A Prefect server and worker on loopback for as long as a block runs, in a folder of their own."""
 
+import json
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mdmf_core.errors import MdmfError
 
@@ -64,6 +66,13 @@ class LocalPrefect:
             raise MdmfError(f"`prefect {' '.join(arguments)}` failed:\n{(done.stdout + done.stderr)[-2000:]}")
         return done.stdout
 
+    def api(self, path: str, question: dict[str, Any]) -> Any:
+        """What the server answers to a JSON question."""
+        body = json.dumps(question).encode()
+        request = urllib.request.Request(f"{self.ui}/api/{path}", body, {"Content-Type": "application/json"})  # noqa: S310 - our own
+        with urllib.request.urlopen(request) as answer:  # noqa: S310 - as above
+            return json.load(answer)
+
     def await_healthy(self, server: subprocess.Popen[bytes]) -> None:
         """Raises MdmfError when the server ends or does not answer."""
         deadline = time.monotonic() + _START_SECONDS
@@ -91,10 +100,11 @@ def local_prefect(root: Path, home: Path) -> Iterator[LocalPrefect]:
         yield prefect
     finally:
         for process in reversed(prefect.started.values()):
-            _stop(process)
+            stop(process)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Ends a process and its group."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)

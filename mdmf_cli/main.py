@@ -2,17 +2,37 @@
 
 import os
 from enum import StrEnum
+from shlex import quote
 from typing import Annotated
 
 # The in-process runs need no account, no telemetry and no network beyond the source.
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "1")
+# Prefect gives its own server 20 s to start, which a busy or slow machine does not make.
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
 
 import typer
 
 from mdmf_cli import export as keep_lists
 from mdmf_cli.bank import bank_app
-from mdmf_cli.console import Block, Device, Panel, ScorerOption, Warehouse, console, plain_errors, print_rows, print_scored
+from mdmf_cli.console import (
+    Block,
+    Cpus,
+    Device,
+    EngineAddress,
+    EngineChoice,
+    EngineOption,
+    Gpus,
+    Panel,
+    ScorerOption,
+    Warehouse,
+    console,
+    plain_errors,
+    print_rows,
+    print_scored,
+    say,
+)
+from mdmf_cli.lake import warehouse_app
 from mdmf_cli.recovery import reap, retry
 from mdmf_cli.review import review_app
 from mdmf_cli.safety import safety_app
@@ -49,11 +69,16 @@ def curate(
     shards_per_task: Annotated[int, typer.Option(min=1, help="Shards scored and committed together.")] = 4,
     images_per_slice: Annotated[int, typer.Option(min=1, help="Images per shard when the source is a folder.")] = 1000,
     max_shards: Annotated[int | None, typer.Option(min=1, help="Stop after this many; the next run goes on.")] = None,
-    batch_images: Annotated[int, typer.Option(min=1, help="Images in one pass through the backbone.")] = 32,
+    batch_images: Annotated[int, typer.Option(min=0, help="Images in one pass through the backbone; 0 = automatic.")] = 0,
     decode_threads: Annotated[int, typer.Option(min=0, help="0 = one per core that the backbone leaves free.")] = 0,
     device: Device = "auto",
+    compile: Annotated[bool, typer.Option(help="Have torch compile the backbone; pays off on long runs.")] = False,
     storage_block: Block = None,
     promote: Annotated[bool, typer.Option(help="Make this scorer and bank the ones that the views show.")] = False,
+    engine: EngineOption = EngineChoice.threads,
+    engine_address: EngineAddress = None,
+    num_cpus: Cpus = 0,
+    num_gpus: Gpus = 0.0,
 ) -> None:
     """Score a collection of images: the deployment's flow, in this process. Run it again to go on where it stopped."""
     from flows.curate import curate as flow
@@ -65,14 +90,15 @@ def curate(
             source=source, warehouse=warehouse, scorer=scorer, bank=bank, calibration=calibration,
             keep_signatures=keep_signatures, shards_per_task=shards_per_task, images_per_slice=images_per_slice,
             max_shards=max_shards, batch_images=batch_images, decode_threads=decode_threads, device=device,
-            storage_block=storage_block, promote=promote,
+            compile=compile, storage_block=storage_block, promote=promote, engine=engine.value, engine_address=engine_address,
+            num_cpus=num_cpus, num_gpus=num_gpus,
         )  # fmt: skip
     print_scored(result)
     if not result.promoted:
         console.print("The views show another scorer or bank; query the table `scores`, or run again with --promote.")
     if result.report:
         console.print(f"report: {result.report}", highlight=False, soft_wrap=True)
-    console.print(f'next:   mdmf sql "SELECT * FROM flagged(0.05)" --warehouse {warehouse}', highlight=False, soft_wrap=True)
+    say(f'next:   mdmf sql "SELECT * FROM flagged(0.05)" --warehouse {quote(warehouse)}')
 
 
 @app.command(rich_help_panel=Panel.SCORE)
@@ -110,18 +136,22 @@ def sql(
     parts: Annotated[
         bool, typer.Option("--parts", help="Ask what the newest run has finished, without opening the warehouse.")
     ] = False,
+    as_of: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Of a lake: as this run left it, or a snapshot's number."),
+    ] = None,
 ) -> None:
     """Ask the warehouse: SELECT, COPY (SELECT ...) TO a file, EXPLAIN. Nothing in it can be changed."""
     import duckdb
 
-    if parts:
-        from tasks.parts_view import query_parts as query
-    else:
-        from tasks.warehouse import query
+    from tasks.parts_view import query_parts
+    from tasks.warehouse import query
 
     with plain_errors():
+        if parts and as_of is not None:
+            raise MdmfError("--parts asks what is not landed yet, --as-of what was: name one of the two")
         try:
-            frame = query(warehouse, sql)
+            frame = query_parts(warehouse, sql) if parts else query(warehouse, sql, as_of=as_of)
         except duckdb.Error as error:
             raise MdmfError(str(error)) from error
     if format is Format.table:
@@ -160,12 +190,20 @@ def doctor(
     warehouse: Annotated[str | None, typer.Option(help="Also open this warehouse.")] = None,
     device: Device = "auto",
     storage_block: Block = None,
+    speed: Annotated[
+        bool, typer.Option(help="Also measure every stage, about a minute: which is the limit, what to change.")
+    ] = False,
 ) -> None:
     """Check this machine: versions, device, scorer and bank digests, storage, warehouse. Status 1 if something is wrong."""
     from mdmf_cli.doctor import examine
 
     if not examine(console, source, scorer, bank, warehouse, device, storage_block):
         raise typer.Exit(1)
+    if speed:
+        from mdmf_cli.speed import print_speed
+
+        with plain_errors():
+            print_speed(console, source, scorer, bank, device, storage_block)
 
 
 @app.command(rich_help_panel=Panel.LOOK)
@@ -184,6 +222,7 @@ app.command(rich_help_panel=Panel.MAKE)(train)
 app.command(rich_help_panel=Panel.MAKE)(evaluate)
 app.command(rich_help_panel=Panel.WHOLE)(reap)
 app.add_typer(safety_app)
+app.add_typer(warehouse_app, name="warehouse", rich_help_panel=Panel.WHOLE)
 app.add_typer(review_app, name="review", rich_help_panel=Panel.USE)
 app.add_typer(bank_app, name="bank", rich_help_panel=Panel.MAKE)
 

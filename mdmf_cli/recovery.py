@@ -4,7 +4,20 @@ from typing import Annotated
 
 import typer
 
-from mdmf_cli.console import Block, Device, ScorerOption, Warehouse, plain_errors, print_scored, say
+from mdmf_cli.console import (
+    Block,
+    Cpus,
+    Device,
+    EngineAddress,
+    EngineChoice,
+    EngineOption,
+    Gpus,
+    ScorerOption,
+    Warehouse,
+    plain_errors,
+    print_scored,
+    say,
+)
 
 
 def retry(
@@ -20,9 +33,13 @@ def retry(
     calibration: Annotated[str | None, typer.Option(help="As in curate.")] = None,
     force: Annotated[bool, typer.Option(help="Also permanent reasons: undecodable, truncated, corrupt and so on.")] = False,
     shards_per_task: Annotated[int, typer.Option(min=1, help="Shards of one task.")] = 4,
-    batch_images: Annotated[int, typer.Option(min=1, help="Images in one pass through the backbone.")] = 32,
+    batch_images: Annotated[int, typer.Option(min=0, help="Images in one pass through the backbone; 0 = automatic.")] = 0,
     device: Device = "auto",
     storage_block: Block = None,
+    engine: EngineOption = EngineChoice.threads,
+    engine_address: EngineAddress = None,
+    num_cpus: Cpus = 0,
+    num_gpus: Gpus = 0.0,
 ) -> None:
     """Try again what got no score for these reasons: only those members are read, only their rows change."""
     from flows.retry import retry as flow
@@ -31,6 +48,7 @@ def retry(
         result = flow(
             reasons=tuple(reason), warehouse=warehouse, scorer=scorer, bank=bank, calibration=calibration, force=force,
             shards_per_task=shards_per_task, batch_images=batch_images, device=device, storage_block=storage_block,
+            engine=engine.value, engine_address=engine_address, num_cpus=num_cpus, num_gpus=num_gpus,
         )  # fmt: skip
     print_scored(result)
 

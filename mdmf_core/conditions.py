@@ -14,11 +14,6 @@ _SMOOTHED = 0.4  # share of real training crops that are made as smooth as their
 _SMALL = 128  # px; below this a region holds several crops
 
 
-def training_condition(kind: str, variant: int) -> str:
-    """Name of one random variant: kind ``augmented`` or, for real images only, ``regenerated``."""
-    return f"{kind}-{variant}"
-
-
 def crops_under(
     condition: str,
     pixels: Pixels,

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
@@ -16,7 +16,25 @@ from mdmf_core.records import ImageShape
 Condition = Literal["quality", "size", "resized"]
 _QUALITIES = (0, 75, 90, 101)  # JPEG: lower edges of the bands, and one past the last
 _SIDES = (0, 320, 768, 1 << 31)  # pixels of the shorter side
+_HISTORY: dict[bool | None, int] = {None: -1, False: 0, True: 1}  # of resizing, as a number
 PLAUSIBLE = 0.05  # posterior from which a domain may be an image's own
+
+
+@dataclass(frozen=True)
+class ShapeColumns:
+    """Shapes of many images as arrays."""
+
+    short: Int[np.ndarray, " n"]  # shorter side, pixels
+    long: Int[np.ndarray, " n"]
+    quality: Int[np.ndarray, " n"]  # JPEG; -1 = not a JPEG
+    resized: Int[np.ndarray, " n"]  # as in ``_HISTORY``
+
+    @classmethod
+    def of(cls, shapes: Sequence[ImageShape]) -> "ShapeColumns":
+        sides = np.array([(shape.width, shape.height) for shape in shapes], dtype=np.int64)
+        quality = np.array([-1 if shape.jpeg_quality is None else shape.jpeg_quality for shape in shapes], dtype=np.int64)
+        resized = np.array([_HISTORY[shape.resized] for shape in shapes], dtype=np.int64)
+        return cls(sides.min(1), sides.max(1), quality, resized)
 
 
 @dataclass(frozen=True)
@@ -33,11 +51,16 @@ class Support:
 
     def covers(self, shape: ImageShape) -> bool:
         """Whether an image of this size, JPEG quality and history lies in the range."""
-        short, long = sorted((shape.width, shape.height))
-        sized = self.side_min <= short <= self.short_max and long <= self.side_max
-        quality = shape.jpeg_quality
-        encoded = self.lossless if quality is None else self.quality_min <= quality <= self.quality_max
-        return sized and encoded and (self.resized is None or shape.resized in self.resized)
+        return bool(self.covering(ShapeColumns.of([shape]))[0])
+
+    def covering(self, shapes: "ShapeColumns") -> Bool[np.ndarray, " n"]:
+        """The same for many images at once."""
+        sized = (shapes.short >= self.side_min) & (shapes.short <= self.short_max) & (shapes.long <= self.side_max)
+        lossless = shapes.quality < 0
+        encoded = np.where(lossless, self.lossless, (shapes.quality >= self.quality_min) & (shapes.quality <= self.quality_max))
+        allowed = [_HISTORY[resized] for resized in (_HISTORY if self.resized is None else self.resized)]
+        found: Bool[np.ndarray, " n"] = sized & encoded & np.isin(shapes.resized, allowed)
+        return found
 
     @classmethod
     def of(cls, shapes: Sequence[ImageShape], match: Sequence[Condition]) -> "Support":

@@ -116,6 +116,7 @@ class ForensicBackbone(nn.Module):
         tokens = self.forward(crops)
         return tokens, tokens.mean(1)
 
+    # Maps are changed in place where nobody needs them any more: what a core works on then stays in its caches.
     def _tokens(self, crops: UInt8[Tensor, "n 3 64 64"]) -> Float[Tensor, "n 9 272"]:
         luma = (crops.float() * self.luma).sum(1, keepdim=True)
         raw = conv2d(_mirror(luma, 2), self.residual)
@@ -135,26 +136,28 @@ class ForensicBackbone(nn.Module):
         """Log mean magnitude of every coefficient, and how heavy its tail is: [n, 63, 9] twice."""
         magnitude = conv2d(luma, self.dct, stride=2)[..., :28, :28].abs()
         energy = torch.log(_patches(magnitude.clamp_max(40)) + 0.05)
-        return energy, energy - torch.log(_patches(torch.log(magnitude + 1)) + 0.02)
+        return energy, energy - torch.log(_patches(magnitude.add_(1).log_()) + 0.02)
 
     def _histograms(self, relative: Float[Tensor, "n c 64 64"]) -> Float[Tensor, "n three_c 9"]:
         """Share of residuals near zero at three widths, relative to the crop's own residual level."""
         squares = relative.square()
-        return torch.cat([_patches(torch.exp(-(squares / width**2).clamp_max(16))) for width in (0.25, 0.5, 1.0)], 1)
+        return torch.cat([_patches((squares / -(width**2)).clamp_min_(-16).exp_()) for width in (0.25, 0.5, 1.0)], 1)
 
     def _cooccurrences(self, residual: Float[Tensor, "n 4 64 64"], scale: Float[Tensor, "n 4 1 1"]) -> Float[Tensor, "n 64 9"]:
         """Soft three-level residuals of neighbours: same sign, opposite sign, both zero, one zero."""
         maps = []
         for threshold in ((0.7 * scale).clamp_min(0.5), torch.ones_like(scale)):
-            relative = 4 * residual / threshold
-            up, down = torch.sigmoid(relative - 4), torch.sigmoid(-relative - 4)
+            relative = (4 * residual).div_(threshold)
+            up, down = (relative - 4).sigmoid_(), relative.neg_().sub_(4).sigmoid_()
             padded_up, padded_down = _mirror(up, 4), _mirror(down, 4)
             for step in ((0, 1), (1, 0)):
                 next_up, next_down = _shifted(padded_up, *step), _shifted(padded_down, *step)
-                zero, next_any = 1 - up - down, next_up + next_down
-                maps += [up * next_up + down * next_down, up * next_down + down * next_up]
-                maps += [zero * (1 - next_any), zero * next_any]
-        return torch.cat([_patches(m) for m in maps], 1)
+                zero, next_any = (1 - up).sub_(down), next_up + next_down
+                maps.append(_patches((up * next_up).add_(down * next_down)))
+                maps.append(_patches((up * next_down).add_(down * next_up)))
+                maps.append(_patches(zero * (1 - next_any)))
+                maps.append(_patches(zero.mul_(next_any)))
+        return torch.cat(maps, 1)
 
     def _periodicity(self, magnitude: Float[Tensor, "n 1 64 64"]) -> Float[Tensor, "n lags 9"]:
         """Autocorrelation of the residual's magnitude, less its local mean."""

@@ -1,6 +1,7 @@
 """Maximum Mean Discrepancy between an image's patches and a reference bank (MDMF, arXiv 2605.09296)."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,13 +14,20 @@ _ROWS = 256  # patches whose kernel values with a bank of some thousand points s
 
 @dataclass(frozen=True)
 class PatchTerms:
-    """Per image, in float64; every term is an average of kernel values and lies in [0, 1], ``mmd2`` in [-1, 2]."""
+    """Per image (and slice, where there are several), in float64.
 
-    mmd2: Float[Tensor, " images"]
-    cross: Float[Tensor, " images"]  # mean kernel to the bank; low = far from real
-    self_term: Float[Tensor, " images"]  # mean kernel between the image's own patches, U-form
-    top_k: Float[Tensor, " images"]  # mean bank density of the k patches farthest from the bank; low = far
-    top_patch: Int[Tensor, " images"]  # index of the farthest patch
+    Every term is an average of kernel values and lies in [0, 1], ``mmd2`` in [-1, 2].
+    """
+
+    mmd2: Float[Tensor, "images ..."]
+    cross: Float[Tensor, "images ..."]  # mean kernel to the bank; low = far from real
+    self_term: Float[Tensor, "images ..."]  # mean kernel between the image's own patches, U-form
+    top_k: Float[Tensor, "images ..."]  # mean bank density of the k patches farthest from the bank; low = far
+    top_patch: Int[Tensor, "images ..."]  # index of the farthest patch
+
+    def slice(self, at: int) -> "PatchTerms":
+        """Those against one of several slices."""
+        return PatchTerms(*(getattr(self, field.name)[:, at] for field in fields(self)))
 
 
 def mmd2_unbiased(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], sigma: float) -> float:
@@ -39,22 +47,46 @@ def _mean_off_diagonal(points: Float[Tensor, "n d"], sigma: float) -> Tensor:
     return (kernel.sum() - kernel.diagonal().sum()) / (len(points) * (len(points) - 1))
 
 
+@dataclass(frozen=True)
+class Stack:
+    """The points of several slices of one bandwidth as one matrix, so that one product compares patches with all of them."""
+
+    scaled: Float[Tensor, "d m"]  # points / sigma^2, transposed, float64
+    half: Float[Tensor, " m"]  # -|b|^2 / 2 sigma^2
+    weights: Float[Tensor, "m slices"]  # a slice's own where its points are, else 0
+    bank_terms: Float[Tensor, " slices"]
+    sigma: float
+
+    @classmethod
+    def of(
+        cls, slices: Sequence[tuple[Float[Tensor, "m d"], Float[Tensor, " m"], float]], sigma: float, device: torch.device
+    ) -> "Stack":
+        """From (points, weights, bank term) of every slice."""
+        points = torch.cat([points.to(device).double() for points, _, _ in slices])
+        columns = [weights.to(device).double()[:, None] for _, weights, _ in slices]
+        weights = torch.block_diag(*columns)  # type: ignore[no-untyped-call]
+        constants = torch.tensor([term for _, _, term in slices], dtype=torch.float64, device=device)
+        return cls((points / sigma**2).T, points.square().sum(1) / (-2.0 * sigma**2), weights, constants, sigma)
+
+    def densities(self, patches: Float[Tensor, "n d"]) -> Float[Tensor, "n slices"]:
+        """mu_B(t) = sum_j w_j k(b_j, t) for every slice: how much a patch looks like its points; 1 = exactly like them.
+
+        Block by block and in place, since this is where the statistics spend their time. The exponent is
+        a.b / s^2 - (|a|^2 + |b|^2) / 2 s^2, at most 0 up to rounding.
+        """
+        found = []
+        for block in torch.split(patches.double(), _ROWS):
+            exponent = torch.addmm(self.half[None, :], block, self.scaled)
+            exponent.add_((block.square().sum(1) / (-2.0 * self.sigma**2))[:, None]).clamp_(max=0.0)
+            found.append(exponent.exp_() @ self.weights)
+        return torch.cat(found)
+
+
 def density(
     points: Float[Tensor, "n d"], bank: Float[Tensor, "m d"], weights: Float[Tensor, " m"], sigma: float
 ) -> Float[Tensor, " n"]:
-    """mu_B(t) = sum_j w_j k(b_j, t): how much a patch looks like the bank; 1 = exactly like it.
-
-    Block by block and in place, since this is where scoring spends its time. The exponent is
-    a.b / s^2 - (|a|^2 + |b|^2) / 2 s^2, at most 0 up to rounding.
-    """
-    scaled = bank / sigma**2
-    of_bank = bank.square().sum(1) / (-2.0 * sigma**2)
-    found = []
-    for block in torch.split(points, _ROWS):
-        exponent = torch.addmm(of_bank[None, :], block, scaled.T)
-        exponent.add_((block.square().sum(1) / (-2.0 * sigma**2))[:, None]).clamp_(max=0.0)
-        found.append(exponent.exp_() @ weights)
-    return torch.cat(found)
+    """``Stack.densities`` of one slice."""
+    return Stack.of([(bank, weights, 0.0)], sigma, points.device).densities(points)[:, 0]
 
 
 def self_terms(signatures: Float[Tensor, "patches d"], counts: list[int], sigma: float) -> Float[Tensor, " images"]:
@@ -83,30 +115,31 @@ def patch_terms(
     sigma: float,
     bank_term: float,
     k: int,
-    self_term: Float[Tensor, " images"] | None = None,
 ) -> PatchTerms:
-    """MMD terms of many images at once; image i owns the next ``counts[i]`` rows of ``signatures``.
+    """``stack_terms`` against one slice, without its axis."""
+    return stack_terms(signatures, counts, Stack.of([(bank, weights, bank_term)], sigma, signatures.device), k).slice(0)
+
+
+def stack_terms(signatures: Float[Tensor, "patches d"], counts: list[int], stack: Stack, k: int) -> PatchTerms:
+    """MMD terms [images, slices] of many images at once; image i owns the next ``counts[i]`` rows of ``signatures``.
 
     mmd2 = self - 2 cross + c_B, with c_B the bank's own constant. Images of different patch counts are padded to the
     longest and masked, so that one batched product serves them all.
-
-    Args:
-        self_term: of ``self_terms``, where the same images are compared with several banks.
 
     Raises:
         ValueError: as ``self_terms``.
     """
     present, sizes = _layout(signatures, counts)
-    if self_term is None:
-        self_term = self_terms(signatures, counts, sigma)
-    near = density(signatures.double(), bank.double(), weights.double(), sigma)
-    densities = near.new_full(present.shape, torch.inf)
+    sizes = sizes[:, None]
+    own = self_terms(signatures, counts, stack.sigma)[:, None]
+    near = stack.densities(signatures)
+    densities = near.new_full((*present.shape, near.shape[1]), torch.inf)
     densities[present] = near
-    cross = torch.where(present, densities, 0.0).sum(1) / sizes
+    cross = torch.where(present[:, :, None], densities, 0.0).sum(1) / sizes
     ordered = densities.sort(dim=1)
-    within = torch.arange(present.shape[1], device=near.device)[None, :] < sizes.clamp_max(k)[:, None]
+    within = torch.arange(present.shape[1], device=near.device)[None, :, None] < sizes.clamp_max(k)[:, :, None]
     top_k = torch.where(within, ordered.values, 0.0).sum(1) / sizes.clamp_max(k)
-    return PatchTerms(self_term - 2.0 * cross + bank_term, cross, self_term, top_k, ordered.indices[:, 0])
+    return PatchTerms(own - 2.0 * cross + stack.bank_terms, cross, own.expand_as(cross), top_k, ordered.indices[:, 0])
 
 
 def _layout(

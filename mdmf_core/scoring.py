@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import cast
 
 import numpy as np
@@ -13,7 +14,9 @@ from mdmf_core.banks import Bank, Slice, domain_of
 from mdmf_core.calibration import Calibration
 from mdmf_core.crops import CropPlan
 from mdmf_core.digests import digest_of, tensors_digest
-from mdmf_core.mmd import PatchTerms, patch_terms, self_terms
+from mdmf_core.domains import ShapeColumns
+from mdmf_core.mmd import PatchTerms, Stack, stack_terms
+from mdmf_core.passes import Passes
 from mdmf_core.pfs import PatchSignature
 from mdmf_core.records import ImageShape
 
@@ -36,7 +39,7 @@ class Statistic:
         if unknown or not self.terms or self.k < 1:
             raise ValueError(f"a statistic combines {', '.join(TERMS)} with k >= 1, got {dict(self.terms)}, k={self.k}")
 
-    def score(self, terms: PatchTerms) -> Float[Tensor, " images"]:
+    def score(self, terms: PatchTerms) -> Float[Tensor, "images ..."]:
         weighted = [weight * getattr(terms, name) for name, weight in self.terms.items()]
         return torch.stack(weighted).sum(0)
 
@@ -55,6 +58,14 @@ class ImageScore:
     p_value: float
     domain: str
     in_support: bool
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Crops of some images on the scorer's device."""
+
+    crops: UInt8[Tensor, "n 3 size size"]  # image i owns the next counts[i]
+    counts: list[int]
 
 
 @dataclass(frozen=True)
@@ -86,20 +97,56 @@ class Scorer:
     autocast: torch.dtype | None
     scorer_id: str
 
-    @torch.inference_mode()
-    def extract(self, images: Sequence[UInt8[np.ndarray, "n 3 size size"]]) -> Signatures:
-        """Runs the backbone once over images that are given as their crops; float32, on the scorer's device."""
+    def load(self, images: Sequence[UInt8[np.ndarray, "n 3 size size"]]) -> Loaded:
+        """Images that are given as their crops, on the scorer's device; the copy is over when this returns.
+
+        On CUDA it goes through pinned memory on a stream of its own, so that it runs beside the backbone.
+        """
         batch = torch.from_numpy(np.concatenate(images))
-        if self.device.type == "cuda":
+        counts = [len(image) for image in images]
+        if self.device.type != "cuda":
+            return Loaded(batch, counts)
+        with torch.cuda.stream(self._copies):
             batch = batch.pin_memory().to(self.device, non_blocking=True)
+        self._copies.synchronize()
+        return Loaded(batch, counts)
+
+    @cached_property
+    def _copies(self) -> torch.cuda.Stream:
+        """One for all copies, since the allocator keeps memory apart by stream."""
+        return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+
+    def extract(self, images: Sequence[UInt8[np.ndarray, "n 3 size size"]], passes: Passes | None = None) -> Signatures:
+        """Runs the backbone once over images that are given as their crops; float32, on the scorer's device."""
+        return self.describe(self.load(images), passes)
+
+    @torch.inference_mode()
+    def describe(self, loaded: Loaded, passes: Passes | None = None) -> Signatures:
+        """The same for images on the device. On CUDA the device has finished when this returns.
+
+        Args:
+            passes: how many crops at once; None = all.
+
+        Raises:
+            MdmfError: not even one crop fits into the device's memory.
+        """
+        passes = passes or Passes(len(loaded.crops))
+        if loaded.crops.device.type == "cuda":  # made on another stream, which must not take the memory back meanwhile
+            loaded.crops.record_stream(torch.cuda.current_stream(self.device))
+        vectors, means = passes.run(self._described, loaded.crops)
+        if loaded.crops.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+        per_image = torch.segment_reduce(means, "mean", lengths=torch.tensor(loaded.counts, device=means.device))
+        return Signatures(vectors.flatten(0, 1), [count * vectors.shape[1] for count in loaded.counts], per_image)
+
+    def _described(self, crops: UInt8[Tensor, "n 3 size size"]) -> tuple[Float[Tensor, "n k d"], Float[Tensor, "n e"]]:
+        """Signatures of one pass, and the mean token of every crop."""
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            tokens = self.backbone(batch)
-        per_crop = tokens.shape[1]
-        crops = [len(image) for image in images]
-        means = torch.stack([part.mean(0) for part in torch.split(tokens.float().mean(1), crops)])
-        flat: Tensor = tokens.float().flatten(0, 1)
+            tokens = self.backbone(crops)
+        tokens = tokens.float()
+        flat: Tensor = tokens.flatten(0, 1)
         vectors = flat if self.signature is None else self.signature(flat)
-        return Signatures(vectors, [count * per_crop for count in crops], means)
+        return vectors.unflatten(0, tokens.shape[:2]), tokens.mean(1)
 
     def patch_boxes(self, height: int, width: int) -> Float[np.ndarray, "patches 4"]:
         """(top, left, bottom, right) of every patch in pixels of the image, in the order of its signatures.
@@ -117,17 +164,9 @@ class Scorer:
         )
 
     @torch.inference_mode()
-    def terms(self, signatures: Float[Tensor, "patches d"], counts: list[int], slices: Sequence[Slice]) -> list[PatchTerms]:
-        """MMD terms of images that own ``counts`` patches each, against every slice."""
-        vectors = signatures.to(self.device)
-        own = self_terms(vectors, counts, slices[0].sigma)
-        return [
-            patch_terms(
-                vectors, counts, part.points.to(self.device), part.weights.to(self.device), part.sigma, part.bank_term,
-                self.statistic.k, own,
-            )
-            for part in slices
-        ]  # fmt: skip
+    def terms(self, signatures: Float[Tensor, "patches d"], counts: list[int], slices: Sequence[Slice]) -> PatchTerms:
+        """MMD terms of images that own ``counts`` patches each, against every slice: [images, slices]."""
+        return stack_terms(signatures.to(self.device), counts, _stacked(tuple(slices), self.device), self.statistic.k)
 
     def score(self, found: Signatures, shapes: Sequence[ImageShape], bank: Bank, calibration: Calibration) -> list[ImageScore]:
         """One row per image, against the slice that speaks most for it.
@@ -137,33 +176,35 @@ class Scorer:
         p-value of all slices, and ``in_support`` is false.
         """
         terms = self.terms(found.vectors, found.counts, bank.slices)
-        scores = torch.stack([self.statistic.score(part) for part in terms], 1).cpu().numpy()
+        scores = self.statistic.score(terms).cpu().numpy()
         p_values = np.stack([part.p_values(scores[:, at]) for at, part in enumerate(calibration.slices)], 1)
-        covered: Bool[np.ndarray, "images slices"] = np.array(
-            [[part.support.covers(shape) for part in calibration.slices] for shape in shapes]
-        )
+        asked = ShapeColumns.of(shapes)
+        covered: Bool[np.ndarray, "images slices"] = np.stack([part.support.covering(asked) for part in calibration.slices], 1)
         if bank.router is not None:
             columns = [bank.router.domains.index(domain_of(part.domain)) for part in bank.slices]
             covered &= bank.router.plausible(found.embeddings)[:, columns]
-        supported = [bool(row.any()) for row in covered]
+        supported: Bool[np.ndarray, " images"] = np.asarray(covered.any(axis=1))
         # Of equal p-values the one with the smallest score: both speak for the image.
         rank = p_values - 1e-9 * (scores.argsort(1).argsort(1))
-        best = np.where(covered | ~covered.any(axis=1, keepdims=True), rank, -np.inf).argmax(1).tolist()
-        return [
-            ImageScore(
-                score=float(scores[i, at]),
-                mmd2=float(terms[at].mmd2[i]),
-                cross_term=float(terms[at].cross[i]),
-                self_term=float(terms[at].self_term[i]),
-                top_k=float(terms[at].top_k[i]),
-                top_patch=int(terms[at].top_patch[i]),
-                patches=found.counts[i],
-                p_value=float(p_values[i, at]),
-                domain=bank.slices[at].domain,
-                in_support=supported[i],
-            )
-            for i, at in enumerate(best)
-        ]
+        best = np.where(covered | ~supported[:, None], rank, -np.inf).argmax(1)
+        images = np.arange(len(best))
+
+        def of_best(name: str) -> list[float]:
+            values: list[float] = getattr(terms, name).cpu().numpy()[images, best].tolist()
+            return values
+
+        domains = [part.domain for part in bank.slices]
+        columns_of_rows = (
+            scores[images, best].tolist(), *map(of_best, ("mmd2", "cross", "self_term", "top_k", "top_patch")), found.counts,
+            p_values[images, best].tolist(), map(domains.__getitem__, best), supported.tolist(),
+        )  # fmt: skip
+        return list(map(ImageScore, *columns_of_rows))
+
+
+@lru_cache(maxsize=4)
+def _stacked(slices: tuple[Slice, ...], device: torch.device) -> Stack:
+    """Kept, as a bank of some thousand points would else be copied to the device for every batch."""
+    return Stack.of([(part.points, part.weights, part.bank_term) for part in slices], slices[0].sigma, device)
 
 
 def scorer_digest(

@@ -1,14 +1,15 @@
 """A faithful copy of a warehouse in one file, and the way back."""
 
-import glob
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from mdmf_core.errors import WarehouseError, WarehouseHeld
+from tasks.address import Lake, address
 from tasks.content import content_digest, table_digests
 from tasks.holdings import holdings
+from tasks.parts import list_parts
 from tasks.storage import atomic_path
 from tasks.stray_parts import unknown_parts
 from tasks.warehouse import STORAGE_VERSION, WRITER_PATIENCE, opened, parts_folder, pending, quoted
@@ -39,6 +40,8 @@ def backup(warehouse: str, out: str, force: bool = False) -> Copied:
     Raises:
         WarehouseError: no warehouse there, ``out`` exists and ``force`` is not set, or the copy differs from the original.
     """
+    _require_file(warehouse, "back it up with its catalog's own tools, and its data folder as it is")
+    _require_file(out, "a backup is one file")
     path = os.path.abspath(out)
     if os.path.exists(path) and os.path.exists(warehouse) and os.path.samefile(path, warehouse):
         raise WarehouseError(f"{out} is the warehouse itself; name another file")
@@ -56,6 +59,8 @@ def restore(saved: str, warehouse: str, force: bool = False) -> Restored:
         WarehouseError: ``saved`` is no warehouse, of a newer version or damaged; or a warehouse is there and ``force`` is not
             set, or somebody holds it.
     """
+    _require_file(saved, "a backup is one file")
+    _require_file(warehouse, "restore it with its catalog's own tools")
     if not os.path.exists(saved):
         raise WarehouseError(f"no backup at {saved}")
     path = os.path.abspath(warehouse)
@@ -73,9 +78,14 @@ def restore(saved: str, warehouse: str, force: bool = False) -> Restored:
             _keep(path, earlier)
     with opened(path, read_only=True) as connection:
         missing = pending(connection)
-        listed = sorted(glob.glob(os.path.join(glob.escape(parts_folder(path)), "scores", "*.parquet")))
+        listed = list_parts(parts_folder(path))
         not_landed = [] if missing else unknown_parts(parts_folder(path), listed, holdings(connection))
     return Restored(copied, earlier if there else None, not_landed, missing)
+
+
+def _require_file(warehouse: str, instead: str) -> None:
+    if isinstance(address(warehouse), Lake):
+        raise WarehouseError(f"{warehouse} is a lake: {instead}. `mdmf warehouse copy` moves rows between a lake and a file")
 
 
 @contextmanager

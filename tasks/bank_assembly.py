@@ -108,8 +108,8 @@ def _blocks(images: Sequence[RealImage]) -> Iterator[Float[torch.Tensor, "n d"]]
 
 def own_score(scorer: Scorer, part: Slice, signatures: Float[torch.Tensor, "patches d"]) -> float:
     """The score of one image against one slice."""
-    (terms,) = scorer.terms(signatures, [len(signatures)], (part,))
-    return float(scorer.statistic.score(terms)[0])
+    terms = scorer.terms(signatures, [len(signatures)], (part,))
+    return float(scorer.statistic.score(terms)[0, 0])
 
 
 def calibrate(scorer: Scorer, bank: Bank, images: Sequence[RealImage]) -> Calibration:

@@ -20,13 +20,13 @@ from tasks.kit import ScoringKit
 from tasks.landing import land
 from tasks.leases import Elsewhere, acquire, release
 from tasks.parts import work_name
-from tasks.registry import find, register_bank, register_calibration, register_scorer
+from tasks.registry import BankEntry, find, register_bank, register_calibration, register_scorer
 from tasks.rescore import plan_rescore, rescore_shard
 from tasks.reviews import reviewed_generated
 from tasks.runs import RunRecord, finish_run, start_run
 from tasks.scorers import device_label, load_bank, load_kit, load_scorer, resolve_bank
 from tasks.steps import progress_log
-from tasks.warehouse import connect, leases_folder, migrate, parts_folder, transaction
+from tasks.warehouse import commit, connect, leases_folder, migrate, parts_folder, warehouse_exists
 
 
 class NamedBank(BaseModel):
@@ -51,11 +51,14 @@ def registered(built: BuiltBank, scorer: Scorer, warehouse: str, storage_block: 
     bank, calibration = load_bank(url, built.calibration_url, storage_block)
     with connect(warehouse) as connection:
         migrate(connection)
-        with transaction(connection):
+
+        def enter() -> str:
             register_scorer(connection, scorer)
             register_bank(connection, bank, url)
             register_calibration(connection, calibration, built.calibration_url)
             return find(connection, bank.bank_id[:32]).title
+
+        return commit(connection, enter)
 
 
 class CalibrateSettings(BaseModel):
@@ -91,12 +94,15 @@ def calibrate_bank(settings: CalibrateSettings) -> NamedCalibration:
     _, calibration = load_bank(url, found.url, settings.storage_block)
     with connect(settings.warehouse) as connection:
         migrate(connection)
-        with transaction(connection):
+
+        def enter() -> BankEntry:
             register_scorer(connection, kit.scorer)
             register_bank(connection, kit.bank, kit.bank_url)
             register_calibration(connection, kit.calibration, None)
             register_calibration(connection, calibration, found.url)
-            entry = find(connection, kit.bank.bank_id[:32])
+            return find(connection, kit.bank.bank_id[:32])
+
+        entry = commit(connection, enter)
     return NamedCalibration(calibrated=found, title=entry.title, version=entry.calibration_version)
 
 
@@ -176,7 +182,7 @@ def health(bank: str, calibration: str | None, warehouse: str, scorer: str, stor
     """Examines a bank against itself, its calibration and the corpus; emits `mdmf.bank.healthy` or `mdmf.bank.alarm`."""
     url, calibration_url = resolve_bank(warehouse, scorer, bank, calibration)
     loaded, calibrated = load_bank(url, calibration_url, storage_block)
-    found = examine(loaded, calibrated, warehouse if os.path.exists(warehouse) else None)
+    found = examine(loaded, calibrated, warehouse if warehouse_exists(warehouse) else None)
     emit_event(
         event="mdmf.bank.alarm" if found.alarms else "mdmf.bank.healthy",
         resource={"prefect.resource.id": f"mdmf.bank.{found.bank_id[:32]}", "prefect.resource.name": found.bank},

@@ -39,5 +39,10 @@ def content_digest(connection: duckdb.DuckDBPyConnection) -> str:
 
 def table_digests(connection: duckdb.DuckDBPyConnection) -> dict[str, RowsDigest]:
     """Of every table, whole: equal only for a faithful copy."""
-    tables = connection.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = current_database()").fetchall()
-    return {table: rows_digest(connection, f'SELECT * FROM "{table}"') for (table,) in sorted(tables)}
+    return {table: rows_digest(connection, f'SELECT * FROM "{table}"') for table in table_names(connection)}
+
+
+def table_names(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """Every table of the warehouse."""
+    rows = connection.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = current_database()").fetchall()
+    return sorted(name for (name,) in rows)

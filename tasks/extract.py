@@ -1,55 +1,42 @@
-"""One shard through reading, decoding, backbone and MMD into a part."""
+"""One shard through reading, decoding, backbone and MMD into a part; all of them at work at the same time."""
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar
 
-import numpy as np
-from jaxtyping import UInt8
-
 from mdmf_core.collections.text import was_resized
-from mdmf_core.crops import CropPlan
-from mdmf_core.digests import sha256_hex
 from mdmf_core.errors import ShardCorrupt, ShardUnfinished, SourceError
 from mdmf_core.images import ImageLimits
-from mdmf_core.records import DecodedFacts, ImageShape, Member, Shard
-from mdmf_core.scoring import ImageScore
-from tasks.decoding import DecodePool, decode_pool
+from mdmf_core.records import Member, Shard
+from mdmf_core.scoring import ImageScore, Loaded, Signatures
+from tasks.decoding import decode_pool
 from tasks.faults import reading_again
 from tasks.kit import ScoringKit
 from tasks.parts import ShardOutcome, finished_part, part_path, part_writer, read_part, without_part
+from tasks.pipeline import ahead, in_order
+from tasks.prepared import Prepared, batches, prepare, shape_of
+from tasks.processor import model_threads
 from tasks.shards import expected_members, open_shard
 from tasks.signatures import SignatureWriter, is_kept, signature_writer, signatures_path
+from tasks.stages import Stages
 
 LIMITS = ImageLimits()
+_READ_BYTES = 4 * LIMITS.max_bytes  # encoded images that are read and not decoded yet
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A member after decoding: either crops to score or the reason why not, and the decoded facts if there are any."""
+class Batch:
+    """Some members of a shard on their way through the backbone. ``loaded`` and ``found`` are of those with crops."""
 
-    member: Member
-    sha256: str
-    image: DecodedFacts | None
-    crops: UInt8[np.ndarray, "n 3 size size"] | None
-    reason: str | None = None
-    detail: str = ""
-
-
-def prepare(member: Member, plan: CropPlan, pool: DecodePool) -> Prepared:
-    """A member decoded and cut by one of the pool's children; never raises for what the member holds."""
-    digest = sha256_hex(member.data)
-    if member.excluded is not None:
-        return Prepared(member, digest, None, None, member.excluded, member.detail)
-    found = pool.decode(member.data, plan)
-    return Prepared(member, digest, found.facts, found.crops, found.reason, found.detail)
+    items: list[Prepared]
+    loaded: Loaded | None
+    found: Signatures | None = None
 
 
 def score_shard(
@@ -87,25 +74,27 @@ def _write_part(
     started: float,
 ) -> None:
     members = scored = 0
+    stages = Stages()
     with part_writer(path) as part:
         with (
             _signature_writer(shard, kit, folder) as signatures,
             open_shard(shard, LIMITS.max_bytes, storage_block) as reader,
+            closing(scored_rows(reader, kit, signatures, stages)) as ready,
         ):
-            plan, pool = kit.scorer.crops, decode_pool(kit.decode_threads)
-            prepared = in_order(pool.threads, lambda member: prepare(member, plan, pool), reader, window=2 * kit.batch_images)
-            for batch in batches(prepared, kit.batch_images):
-                rows = score_batch(batch, kit, signatures)
-                part.write(rows)
+            for rows in ready:
+                with stages.timed("write", len(rows)):
+                    part.write(rows)
                 members += len(rows)
                 scored += sum(row["reason"] is None for row in rows)
                 progress(members)
+            with stages.timed("write"):
+                part.flush()  # here, so that signatures are not kept of a shard whose part finds the disk full
             expected = expected_members(shard, storage_block)
             if expected is not None and members < expected:
                 raise ShardUnfinished(f"{members} members, but its stats file promises {expected}")
         outcome = ShardOutcome(
             shard.url, shard.kind, shard.size_bytes, shard.fingerprint, "complete", None, reader.digest,
-            members, scored, members - scored, time.monotonic() - started, run_id, path,
+            members, scored, members - scored, time.monotonic() - started, run_id, path, costs=stages.snapshot().record(),
         )  # fmt: skip
         part.close_with(outcome)
 
@@ -116,58 +105,86 @@ def _signature_writer(shard: Shard, kit: ScoringKit, folder: str) -> AbstractCon
     return signature_writer(signatures_path(folder, shard.url, shard.size_bytes, shard.fingerprint, kit.key.scorer_id))
 
 
-def in_order(pool: Executor, function: Callable[[T], R], items: Iterable[T], window: int) -> Iterator[R]:
-    """``map`` over a pool that keeps the order and never holds more than ``window`` items."""
-    pending: deque[Future[R]] = deque()
-    try:
+def scored_rows(
+    members: Iterable[Member], kit: ScoringKit, signatures: SignatureWriter | None, stages: Stages
+) -> Generator[list[dict[str, Any]], None, None]:
+    """Part rows of all members in their order, some at a time.
+
+    Reading with decoding, the backbone, and the statistics have a thread each, and decoding its children. Each holds one batch
+    and one more waits for the next, so that memory does not grow with the shard.
+    """
+    loaded = ahead(_loaded(_timed(members, stages), kit, stages), 1, "read", partial(stages.depth, "backbone"))
+    found = ahead(_described(loaded, kit, stages), 1, "backbone", partial(stages.depth, "score"))
+    return ahead(
+        _each(lambda batch: rows_of(batch, kit, signatures, stages), found), 1, "score", partial(stages.depth, "write")
+    )
+
+
+def _each(function: Callable[[T], R], items: Generator[T, None, None]) -> Generator[R, None, None]:
+    """``map``, but closing it closes what it reads from."""
+    with closing(items):
         for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) >= window:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:  # the pool outlives a reader that fails halfway
-        for future in pending:
-            future.cancel()
+            yield function(item)
 
 
-def batches(prepared: Iterable[Prepared], images: int) -> Iterator[list[Prepared]]:
-    """Groups with at most ``images`` images to score; excluded members ride along."""
-    batch: list[Prepared] = []
-    waiting = 0
-    for item in prepared:
-        batch.append(item)
-        waiting += item.crops is not None
-        if waiting == images or len(batch) >= 4 * images:
-            yield batch
-            batch, waiting = [], 0
-    if batch:
-        yield batch
+def _timed(members: Iterable[Member], stages: Stages) -> Iterator[Member]:
+    """The same members; reading them is timed."""
+    source = iter(members)
+    while True:
+        started = time.perf_counter()
+        member = next(source, None)
+        if member is None:
+            return
+        stages.add("read", time.perf_counter() - started, 1, len(member.data))
+        yield member
 
 
-def score_batch(batch: list[Prepared], kit: ScoringKit, signatures: SignatureWriter | None) -> list[dict[str, Any]]:
+def _loaded(members: Iterable[Member], kit: ScoringKit, stages: Stages) -> Generator[Batch, None, None]:
+    plan, pool = kit.scorer.crops, decode_pool(kit.decode_threads)
+
+    def prepared(member: Member) -> Prepared:
+        with stages.timed("decode", 1, len(member.data)):
+            return prepare(member, plan, pool)
+
+    window = kit.decode_threads + max(8, kit.batch_crops // plan.most)
+    ready = in_order(pool.threads, prepared, members, window, _READ_BYTES, lambda member: len(member.data))
+    with closing(ready):
+        for items in batches(ready, kit.batch_crops):
+            crops = [item.crops for item in items if item.crops is not None]
+            yield Batch(items, kit.scorer.load(crops) if crops else None)
+
+
+def _described(loaded: Generator[Batch, None, None], kit: ScoringKit, stages: Stages) -> Generator[Batch, None, None]:
+    """Batches after the backbone, in their order; the next one waits in its threads, so that they never do."""
+
+    def described(batch: Batch) -> Batch:
+        if batch.loaded is None:
+            return batch
+        with stages.timed("backbone", len(batch.loaded.counts), share=1 / kit.backbones):
+            return Batch(batch.items, None, kit.scorer.describe(batch.loaded, kit.passes))
+
+    with closing(loaded):
+        yield from in_order(model_threads(kit.backbones), described, loaded, kit.backbones + 1)
+
+
+def rows_of(batch: Batch, kit: ScoringKit, signatures: SignatureWriter | None, stages: Stages) -> list[dict[str, Any]]:
     """Part rows in the order of the shard."""
-    ready = [(item, item.crops, item.image) for item in batch if item.crops is not None and item.image is not None]
+    ready = [(item, item.image) for item in batch.items if item.crops is not None and item.image is not None]
     scores: Iterator[ImageScore] = iter(())
-    if ready:
-        found = kit.scorer.extract([crops for _, crops, _ in ready])
-        shapes = [shape_of(item.member, image) for item, _, image in ready]
-        scores = iter(kit.scorer.score(found, shapes, kit.bank, kit.calibration))
-        if signatures is not None:
-            signatures.write([item.member.key for item, *_ in ready], [item.sha256 for item, *_ in ready], found)
+    if batch.found is not None:
+        with stages.timed("score", len(ready)):
+            shapes = [shape_of(item.member, image) for item, image in ready]
+            scores = iter(kit.scorer.score(batch.found, shapes, kit.bank, kit.calibration))
+            if signatures is not None:
+                signatures.write([item.member.key for item, _ in ready], [item.sha256 for item, _ in ready], batch.found)
     now = datetime.now(UTC)
     rows = []
-    for item in batch:
+    for item in batch.items:
         row = _facts(item)
         if item.crops is not None:
             row |= asdict(next(scores)) | {"scored_at": now}
         rows.append(row)
     return rows
-
-
-def shape_of(member: Member, image: DecodedFacts) -> ImageShape:
-    """What decides which real images an image can be compared with."""
-    return ImageShape(image.width, image.height, image.jpeg_quality, was_resized(member.sidecar))
 
 
 def _facts(item: Prepared) -> dict[str, Any]:

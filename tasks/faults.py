@@ -30,7 +30,14 @@ _PASSING = (
     errno.EINTR, errno.EIO, errno.ENETDOWN, errno.ENETRESET, errno.ENETUNREACH, errno.EPIPE, errno.EREMOTEIO, errno.ESTALE,
     errno.ETIMEDOUT,
 )  # fmt: skip
-_PASSING_CODES = ("RequestTimeout", "RequestTimeTooSkewed", "SlowDown", "Throttling", "ThrottlingException")
+_PASSING_CODES = (
+    "ConditionalRequestConflict",
+    "RequestTimeout",
+    "RequestTimeTooSkewed",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+)
 _PASSING_STATUS = (408, 429, 500, 502, 503, 504)
 _CLIENTS = ("botocore", "aiobotocore", "aiohttp", "http", "urllib3")  # whose errors come from the wire
 _CLOCK = 900  # seconds that S3 lets a clock differ
@@ -164,6 +171,12 @@ def _answer(error: BaseException) -> dict[str, Any]:
     """What S3 answered, as botocore parsed it; empty for other errors."""
     found = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
     return found if isinstance(found, dict) else {}
+
+
+def answered(error: BaseException) -> str | None:
+    """The code of S3's answer; None for other errors."""
+    code: str | None = _answer(error).get("Error", {}).get("Code")
+    return code
 
 
 def _is_from_wire(error: BaseException) -> bool:

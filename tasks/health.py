@@ -1,6 +1,5 @@
 """The health of a bank: against itself, against its calibration, and against the corpus since it was built."""
 
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +12,7 @@ from mdmf_core.banks import Bank
 from mdmf_core.calibration import Calibration
 from mdmf_core.digests import short_id
 from mdmf_core.health import RANK, FeatureMap, TwoSample, halves, two_sample
+from tasks.partstore import exists
 from tasks.reviews import reviewed_generated
 from tasks.signatures import read_signatures, signatures_path
 from tasks.warehouse import connect, parts_folder
@@ -198,7 +198,7 @@ def _corpus(
 def _add_features(
     recent: dict[str, list[Float[np.ndarray, " r"]]], maps: dict[str, FeatureMap], domains: dict[str, str], path: str
 ) -> None:
-    if not os.path.exists(path):
+    if not exists(path):
         return
     for kept in read_signatures(path, 256):
         start = 0

@@ -1,38 +1,19 @@
-"""Finished parts into the warehouse: one short transaction per shard, exactly once."""
+"""Finished parts into the warehouse: one short transaction per shard, in a lake per group of shards, exactly once."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 
 import duckdb
 
 from mdmf_core.collections.folder import slice_of
-from mdmf_core.digests import digest_of, short_id
-from mdmf_core.errors import WarehouseError
-from tasks.parts import ShardOutcome, WorkKey
-from tasks.warehouse import LANDING_PATIENCE, connect, quoted, transaction
-
-# Of shard, key and content: the same member has the same id in every run.
-_IMAGE_ID = "left(sha256(concat_ws(chr(0), '{shard}', key, p.sha256)), 32)::UUID AS image_id"
-# What a part gives to each table, beside the ids of shard, scorer, bank, calibration and run.
-# A sidecar that is not JSON travels as a JSON string, so that a foreign file cannot stop a commit.
-_FROM_PART = {
-    "images": f"SELECT {_IMAGE_ID}, key, p.sha256 AS sha256, format, width, height, bytes, locator, jpeg_quality, border_px, "
-    "resized, caption, url, CASE WHEN json_valid(sidecar) THEN sidecar::JSON ELSE to_json(sidecar) END AS sidecar "
-    "FROM read_parquet({file}) p WHERE format IS NOT NULL",
-    "scores": f"SELECT {_IMAGE_ID}, score, mmd2, cross_term, self_term, top_k, top_patch, patches, p_value, domain, "
-    "in_support, scored_at, CASE WHEN contains(url, '://') THEN split_part(url, '/', 3) END AS host "
-    "FROM read_parquet({file}) p WHERE reason IS NULL",
-    "exclusions": f"SELECT {_IMAGE_ID}, key, reason, detail FROM read_parquet({{file}}) p WHERE reason IS NOT NULL",
-}
-
-
-def shard_id(outcome: ShardOutcome) -> str:
-    """UUID of URL, size and content digest; of the URL alone for a shard that was not read to its end."""
-    return str(short_id(digest_of({"url": outcome.url, "size": outcome.size_bytes, "digest": outcome.digest})))
-
-
-def from_part(table: str, outcome: ShardOutcome) -> str:
-    """The query for what a part gives to ``images``, ``scores`` or ``exclusions``."""
-    return _FROM_PART[table].format(shard=shard_id(outcome), file=quoted(outcome.part or ""))
+from mdmf_core.errors import PartDamaged, WarehouseError, WarehouseHeld
+from tasks.attach import is_lake
+from tasks.landing_fresh import fresh, land_fresh
+from tasks.part_rows import from_part, shard_id
+from tasks.parts import ShardOutcome, WorkKey, at_hand
+from tasks.warehouse import LANDING_PATIENCE, Note, commit, connect
 
 
 def generations(connection: duckdb.DuckDBPyConnection, key: WorkKey) -> dict[str, int]:
@@ -49,6 +30,8 @@ def generations(connection: duckdb.DuckDBPyConnection, key: WorkKey) -> dict[str
 def land(warehouse: str, outcomes: list[ShardOutcome], key: WorkKey, patience: float = LANDING_PATIENCE) -> list[str]:
     """Lands each outcome in a transaction of its own; landing the same ones again changes nothing.
 
+    A lake takes all of them in one: each of its transactions makes files, and no two of them overlap.
+
     Returns:
         URLs of shards that another run took over and landed meanwhile; their rows stay.
 
@@ -56,26 +39,62 @@ def land(warehouse: str, outcomes: list[ShardOutcome], key: WorkKey, patience: f
         WarehouseError: parts that cannot be read or do not add up to their outcomes. All others are landed, nothing of those.
         WarehouseHeld: others held the warehouse for longer than ``patience`` seconds; the next run lands the parts.
     """
-    ids = key.ids
-    overtaken, refused = [], []
-    with connect(warehouse, patience=patience) as connection:
+    overtaken: list[str] = []
+    refused: list[str] = []
+    with ExitStack() as stack:
+        waiting = []
         for outcome in outcomes:
-            if outcome.state == "elsewhere":
-                continue
             try:
-                with transaction(connection):
-                    if _overtaken(connection, outcome, ids):
-                        overtaken.append(outcome.url)
-                    elif outcome.state == "complete" or not _is_whole(connection, outcome, ids):
-                        land_shard(connection, outcome, ids)
-            except WarehouseError as error:
+                if outcome.state != "elsewhere":
+                    waiting.append(stack.enter_context(at_hand(outcome)))
+            except PartDamaged as error:
                 refused.append(str(error))
-            except duckdb.Error as error:
-                if isinstance(error, duckdb.FatalException) or "No space left" in str(error):
-                    raise
-                refused.append(f"{outcome.url}: its part {outcome.part} cannot be landed ({str(error).splitlines()[0]})")
+        connection = stack.enter_context(connect(warehouse, patience=patience))  # last: others wait for it, not for a store
+        together = [waiting] if is_lake(connection) and waiting else [[outcome] for outcome in waiting]
+        for group in together:
+            for found in _landed(connection, group, key.ids, patience):
+                (refused if isinstance(found, WarehouseError) else overtaken).append(str(found))
     if refused:
         raise WarehouseError("; ".join(refused))
+    return overtaken
+
+
+def _landed(
+    connection: duckdb.DuckDBPyConnection, group: list[ShardOutcome], ids: list[str], patience: float
+) -> Iterator[str | WarehouseError]:
+    """Lands outcomes in one transaction, or each in its own where one of them cannot land; what is to be said about them."""
+    note = Note(group[0].run_id, f"{len(group)} shards landed")
+    try:
+        yield from commit(connection, partial(_land_all, connection, group, ids), note, patience)
+        return
+    except WarehouseHeld:
+        raise
+    except WarehouseError as error:
+        refused = error
+    except duckdb.Error as error:
+        if isinstance(error, duckdb.FatalException) or "No space left" in str(error):
+            raise
+        outcome = group[0]
+        refused = WarehouseError(f"{outcome.url}: its part {outcome.part} cannot be landed ({str(error).splitlines()[0]})")
+    if len(group) == 1:
+        yield refused
+        return
+    for outcome in group:
+        yield from _landed(connection, [outcome], ids, patience)
+
+
+def _land_all(connection: duckdb.DuckDBPyConnection, group: list[ShardOutcome], ids: list[str]) -> list[str]:
+    """Call it in a transaction; the URLs of those that another run landed meanwhile."""
+    overtaken: list[str] = []
+    if is_lake(connection):
+        new = fresh(connection, group, ids)
+        land_fresh(connection, new, ids)
+        group = [outcome for outcome in group if outcome not in new]
+    for outcome in group:
+        if _overtaken(connection, outcome, ids):
+            overtaken.append(outcome.url)
+        elif outcome.state == "complete" or not _is_whole(connection, outcome, ids):
+            land_shard(connection, outcome, ids)
     return overtaken
 
 

@@ -1,10 +1,11 @@
 """Members that got no score for a reason that may have passed: read again alone, the rest of their shard's part stays."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -13,12 +14,14 @@ from mdmf_core.collections.folder import FolderDigest
 from mdmf_core.digests import sha256_hex
 from mdmf_core.errors import ShardCorrupt, ShardUnfinished, SourceError
 from mdmf_core.records import ExclusionReason, Member, Shard
-from tasks.decoding import decode_pool
-from tasks.extract import LIMITS, batches, in_order, prepare, score_batch, score_shard
+from tasks.extract import LIMITS, score_shard, scored_rows
 from tasks.kit import ScoringKit
 from tasks.parts import ShardOutcome, finished_part, part_path, part_writer, read_part
+from tasks.partstore import near, remove
+from tasks.pipeline import in_order
 from tasks.shards import read_caption, read_member
 from tasks.signatures import signatures_path
+from tasks.stages import Stages
 
 _ROWS = 256  # of the old part, held at a time
 _NOTHING = sha256_hex(b"")
@@ -41,20 +44,21 @@ def mend_shard(
     before = finished_part(path)
     if before is None:
         return score_shard(shard, kit, folder, run_id, storage_block, progress)
-    started, scored, tried = time.monotonic(), 0, 0
+    started, scored, tried, stages = time.monotonic(), 0, 0, Stages()
     with (
         part_writer(path) as part,
-        pq.ParquetFile(path) as old,
+        near(path) as copy,
+        pq.ParquetFile(copy) as old,
+        ThreadPoolExecutor(kit.decode_threads, thread_name_prefix="mend") as readers,
     ):
-        plan, pool = kit.scorer.crops, decode_pool(kit.decode_threads)
         digest = FolderDigest()
         for batch in old.iter_batches(_ROWS):
             rows = batch.to_pylist()
             again = [row for row in rows if row["reason"] in reasons]
-            read = in_order(pool.threads, lambda row: _read(row, shard, storage_block), again, 2 * kit.batch_images)
-            prepared = in_order(pool.threads, lambda member: prepare(member, plan, pool), read, 2 * kit.batch_images)
-            mended = (row for ready in batches(prepared, kit.batch_images) for row in score_batch(ready, kit, None))
-            rows = [_better(row, mended) if row["reason"] in reasons else row for row in rows]
+            read = in_order(readers, lambda row: _read(row, shard, storage_block), again, 2 * kit.decode_threads)
+            with closing(scored_rows(read, kit, None, stages)) as ready:
+                mended = chain.from_iterable(ready)
+                rows = [_better(row, mended) if row["reason"] in reasons else row for row in rows]
             part.write(rows)
             scored += sum(row["reason"] is None for row in rows)
             for row in rows:
@@ -64,10 +68,12 @@ def mend_shard(
         excluded = before.members - scored
         seconds = time.monotonic() - started
         whole = digest.hex if shard.kind == "folder" else before.digest  # a file that was not read before is now part of it
-        part.close_with(replace(before, digest=whole, scored=scored, excluded=excluded, run_id=run_id, seconds=seconds))
+        costs = stages.snapshot().record()
+        part.close_with(
+            replace(before, digest=whole, scored=scored, excluded=excluded, run_id=run_id, seconds=seconds, costs=costs)
+        )
         if scored > before.scored:
-            with suppress(FileNotFoundError):
-                os.remove(signatures_path(folder, shard.url, shard.size_bytes, shard.fingerprint, kit.key.scorer_id))
+            remove(signatures_path(folder, shard.url, shard.size_bytes, shard.fingerprint, kit.key.scorer_id))
     return read_part(path)
 
 

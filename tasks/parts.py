@@ -4,8 +4,8 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,10 +13,13 @@ import pyarrow.parquet as pq
 from mdmf_core.digests import digest_of, short_id
 from mdmf_core.errors import PartDamaged
 from mdmf_core.records import Shard
-from tasks.storage import atomic_path, file_sha256
+from mdmf_core.stages import StageCosts
+from tasks.partstore import near, opened, store_of, writing
+from tasks.storage import file_sha256
 
 _METADATA = b"mdmf"
-_NOT_INSIDE = ("part", "part_sha256", "generation")  # what a part cannot say of itself
+_GROUP_ROWS, _GROUP_TEXT = 4096, 16 * 2**20  # of a row group, about: rows, or characters of captions and the like
+_NOT_INSIDE = ("part", "part_sha256", "generation", "lost")  # what a part cannot say of itself
 SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
@@ -95,6 +98,8 @@ class ShardOutcome:
     part: str | None
     part_sha256: str | None = None  # of the part's file
     generation: int = 0  # of the lease under which it was made
+    costs: dict[str, Any] | None = None  # of the stages, as ``StageCosts.record`` has them; None = nobody looked
+    lost: float = 0.0  # seconds of attempts that died at it and left nothing
 
 
 def without_part(shard: Shard, state: str, reason: str, run_id: str, seconds: float = 0.0) -> ShardOutcome:
@@ -104,10 +109,22 @@ def without_part(shard: Shard, state: str, reason: str, run_id: str, seconds: fl
     )
 
 
+def costs_of(outcomes: Iterable[ShardOutcome], run_id: str) -> StageCosts:
+    """What the stages of these shards cost together in one run, which may have found parts that another one finished."""
+    ours = (outcome.costs for outcome in outcomes if outcome.run_id == run_id)
+    return sum((StageCosts.from_record(costs) for costs in ours if costs), StageCosts())
+
+
 def part_path(folder: str, shard: Shard, key: WorkKey) -> str:
     """Where the part of this shard content under this key lies; the same for every run."""
     name = short_id(digest_of({"url": shard.url, "size": shard.size_bytes, "fingerprint": shard.fingerprint} | asdict(key)))
     return os.path.join(folder, "scores", f"{name}.parquet")
+
+
+def list_parts(folder: str) -> list[str]:
+    """Every part, by name; in an object store one request per thousand."""
+    found = store_of(folder).entries(os.path.join(folder, "scores"))
+    return [entry.path for entry in found if entry.path.endswith(".parquet")]
 
 
 def work_name(url: str, key: WorkKey) -> str:
@@ -116,32 +133,92 @@ def work_name(url: str, key: WorkKey) -> str:
 
 
 def finished_part(path: str) -> ShardOutcome | None:
-    """The outcome that an earlier run left in ``path`` before it could land it; None if there is none."""
-    return read_part(path) if os.path.exists(path) else None
+    """The outcome that an earlier run left in ``path`` before it could land it; None if there is none.
 
-
-def read_part(path: str) -> ShardOutcome:
-    """The outcome that a part records, with the digest of its file.
+    From an object store comes the end of the file alone: the digest is the one that travelled with it.
 
     Raises:
         PartDamaged: it is no whole part.
     """
+    with _damage(path):
+        digest = store_of(path).digest(path)
+        if digest is None:
+            return None
+        with opened(path) as file:
+            return _recorded(file, path, digest)
+
+
+def read_part(path: str) -> ShardOutcome:
+    """The outcome that a part records, with the digest of its file, of which every byte is read.
+
+    Raises:
+        PartDamaged: it is no whole part.
+    """
+    with part_at_hand(path) as outcome:
+        return replace(outcome, part=path)
+
+
+@contextmanager
+def part_at_hand(path: str) -> Iterator[ShardOutcome]:
+    """The same, and for the length of the block the outcome's ``part`` is a local file."""
+    with near(path) as file:
+        with _damage(path), open(file, "rb") as source:
+            outcome = _recorded(source, file, file_sha256(file))
+        yield outcome
+
+
+@contextmanager
+def at_hand(outcome: ShardOutcome) -> Iterator[ShardOutcome]:
+    """The outcome with its part as a local file, for the length of the block; of a copy from a store, what that copy records.
+
+    Somebody who slept through the end of a lease may have written over the part: rows, counts and digest must be of one file.
+
+    Raises:
+        PartDamaged: it is no whole part.
+    """
+    if outcome.part is None or "://" not in outcome.part:
+        yield outcome
+        return
+    with part_at_hand(outcome.part) as found:
+        yield replace(found, generation=outcome.generation)
+
+
+def _recorded(file: IO[bytes], path: str, digest: str) -> ShardOutcome:
+    record: dict[str, Any] = json.loads(pq.read_metadata(file).metadata[_METADATA])
+    return ShardOutcome(**record, part=path, part_sha256=digest)
+
+
+@contextmanager
+def _damage(path: str) -> Iterator[None]:
     try:
-        record: dict[str, Any] = json.loads(pq.read_metadata(path).metadata[_METADATA])
-        return ShardOutcome(**record, part=path, part_sha256=file_sha256(path))
+        yield
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
         raise PartDamaged(f"part {path} is damaged ({error}); remove it and run again") from error
 
 
 class PartWriter:
-    """Takes rows batch by batch, and at the end the outcome that they add up to."""
+    """Takes rows batch by batch, and at the end the outcome that they add up to.
+
+    Rows are gathered into row groups of thousands: in groups of a batch of 32 images a part of 10,000 is twice as long, and
+    landing reads it ten times slower.
+    """
 
     def __init__(self, writer: pq.ParquetWriter) -> None:
         self._writer = writer
+        self._rows: list[dict[str, Any]] = []
+        self._text = 0  # characters in them that can be many
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
-        if rows:
-            self._writer.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA))
+        self._rows += rows
+        self._text += sum(len(row.get(name) or "") for row in rows for name in ("caption", "sidecar", "detail"))
+        if len(self._rows) >= _GROUP_ROWS or self._text >= _GROUP_TEXT:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what was gathered."""
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=SCHEMA))
+        self._rows, self._text = [], 0
 
     def close_with(self, outcome: ShardOutcome) -> None:
         record = {name: value for name, value in asdict(outcome).items() if name not in _NOT_INSIDE}
@@ -152,39 +229,10 @@ class PartWriter:
 def part_writer(path: str) -> Iterator[PartWriter]:
     """A part that appears under ``path`` only if the block ends well, whole and fsynced; nothing stays otherwise."""
     with (
-        atomic_path(path) as temporary,
+        writing(path) as temporary,
         open(temporary, "wb") as sink,  # the writer would leave its own file open when the disk is full
         pq.ParquetWriter(sink, SCHEMA, compression="zstd") as writer,
     ):
-        yield PartWriter(writer)
-
-
-def write_plan(path: str, groups: Iterable[Sequence[Work]]) -> None:
-    """The plan as one Parquet file, one row per shard, so that tasks are passed a path and a number."""
-    rows = [
-        work.shard.record()
-        | {"keys": [os.fsencode(key) for key in work.shard.keys]}  # names need not be valid UTF-8
-        | {"generation": work.generation, "retry": list(work.retry), "group": number}
-        for number, group in enumerate(groups)
-        for work in group
-    ]
-    schema = pa.schema(
-        [("url", pa.string()), ("kind", pa.string()), ("size_bytes", pa.int64()), ("fingerprint", pa.string()),
-         ("unfinished", pa.string()), ("keys", pa.list_(pa.binary())), ("generation", pa.int64()),
-         ("retry", pa.list_(pa.string())), ("group", pa.int64())]
-    )  # fmt: skip
-    with atomic_path(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
-
-
-def read_plan(path: str, group: int) -> list[Work]:
-    """One group of a plan."""
-    rows = pq.read_table(path, filters=[("group", "=", group)]).drop_columns(["group"]).to_pylist()
-    return [
-        Work(
-            generation=row.pop("generation"),
-            retry=tuple(row.pop("retry")),
-            shard=Shard(**row | {"keys": tuple(map(os.fsdecode, row["keys"]))}),
-        )
-        for row in rows
-    ]
+        part = PartWriter(writer)
+        yield part
+        part.flush()

@@ -3,13 +3,14 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from glob import escape, glob
 
 import duckdb
 import pandas as pd
 
 from mdmf_core.errors import WarehouseError
 from tasks.parts import read_part
+from tasks.partstore import store_of
+from tasks.storage import open_storage
 from tasks.warehouse import frame, parts_folder, quoted
 
 _ACCOUNTING = """
@@ -41,13 +42,15 @@ def connect_parts(warehouse: str) -> Iterator[duckdb.DuckDBPyConnection]:
         WarehouseError: there are no parts.
     """
     folder = os.path.join(parts_folder(warehouse), "scores")
-    found = glob(os.path.join(escape(folder), "*.parquet"))
+    found = [entry for entry in store_of(folder).entries(folder) if entry.path.endswith(".parquet")]
     if not found:
         raise WarehouseError(f"no finished parts in {folder}; ask the warehouse itself")
-    run_id = read_part(max(found, key=os.path.getmtime)).run_id
+    run_id = read_part(max(found, key=lambda entry: entry.changed).path).run_id
     with duckdb.connect() as connection:
+        if "://" in folder:
+            connection.register_filesystem(open_storage(folder)[0])  # reads their ends, and then the columns that are asked for
         connection.execute("SET TimeZone = 'UTC'")
-        connection.execute(_ACCOUNTING, [found, run_id])
+        connection.execute(_ACCOUNTING, [[entry.path for entry in found], run_id])
         parts = [path for (path,) in connection.execute("SELECT part FROM accounting").fetchall()]
         connection.execute(_VIEWS.format(parts=f"[{', '.join(map(quoted, parts))}]"))
         yield connection

@@ -72,12 +72,13 @@ class S3Ranges:
         self._bucket, self._key, _ = filesystem.split_path(path)
 
     def fill(self, block: Block) -> None:
-        first, last = block.start + block.done, block.start + len(block.data) - 1
-        answer = self._filesystem.call_s3("get_object", Bucket=self._bucket, Key=self._key, Range=f"bytes={first}-{last}")
-        sync(self._filesystem.loop, self._receive, answer, block)
+        sync(self._filesystem.loop, self._receive, block)
 
-    async def _receive(self, answer: dict[str, Any], block: Block) -> None:
-        first = block.start + block.done
+    async def _receive(self, block: Block) -> None:
+        """Asks and reads without a pause in between: aiohttp throws away what it holds when the connection breaks."""
+        first, last = block.start + block.done, block.start + len(block.data) - 1
+        wanted = {"Bucket": self._bucket, "Key": self._key, "Range": f"bytes={first}-{last}"}
+        answer = await self._filesystem._call_s3("get_object", **wanted)
         async with answer["Body"] as body:
             if answer["ETag"].strip('"') != self._etag:
                 raise ShardUnfinished(f"changed while it was read: ETag {self._etag} then, {answer['ETag']} at byte {first}")

@@ -18,8 +18,10 @@ from mdmf_core.errors import MdmfError, ShardCorrupt, ShardUnfinished
 from mdmf_core.records import ImageShape, Member
 from mdmf_core.scoring import Scorer
 from tasks.decoding import decode_pool
-from tasks.extract import LIMITS, Prepared, batches, in_order, prepare, shape_of
+from tasks.extract import LIMITS
 from tasks.faults import storage_errors
+from tasks.pipeline import in_order
+from tasks.prepared import Prepared, batches, prepare, shape_of
 from tasks.shards import list_shards, open_shard
 
 Progress = Callable[[int], None]  # is told the usable images so far
@@ -76,7 +78,7 @@ def collect(
     images: list[RealImage] = []
     seen: set[str] = set()
     excluded = 0
-    for batch in batches(_images(source, scorer, most, storage_block), 32):
+    for batch in batches(_images(source, scorer, most, storage_block), 32 * scorer.crops.most):
         fresh = []
         for item in batch:
             excluded += item.crops is None

@@ -1,6 +1,5 @@
 """The steps of the reaper as Prefect tasks."""
 
-import os
 from uuid import UUID
 
 from prefect import get_client, get_run_logger, task
@@ -9,12 +8,13 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
 from tasks.reaping import Reaped, forget_dead, reap
+from tasks.warehouse import warehouse_exists
 
 
 @task(cache_policy=NO_CACHE, task_run_name="find dead runs")
 def reap_runs(warehouse: str) -> list[Reaped]:
     """Closes the rows of dead runs; none when there is no warehouse yet."""
-    return reap(warehouse) if os.path.exists(warehouse) else []
+    return reap(warehouse) if warehouse_exists(warehouse) else []
 
 
 @task(cache_policy=NO_CACHE, task_run_name="mark {run.run_id}", retries=2, retry_delay_seconds=5)

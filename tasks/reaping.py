@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+
+import duckdb
 
 from tasks.leases import dead_owners, forget, live_runs, run_of
-from tasks.warehouse import connect, leases_folder
+from tasks.warehouse import commit, connect, leases_folder
 
 _MESSAGE = "its process ended without a word; what it finished is kept, the next run does the rest"
 
@@ -31,15 +34,21 @@ def reap(warehouse: str) -> list[Reaped]:
     reaped = []
     if silent:
         with connect(warehouse) as connection:
-            rows = connection.execute(
-                "UPDATE runs SET state = 'crashed', message = ?, finished_at = ? "
-                "WHERE state = 'running' AND run_id IN (SELECT unnest(?::UUID[])) RETURNING run_id::VARCHAR, source",
-                [_MESSAGE, datetime.now(UTC), silent],
-            ).fetchall()
+            rows = commit(connection, partial(_close, connection, silent))
         reaped = [Reaped(run, source) for run, source in rows]
     known = {run.run_id for run in reaped} | alive
     reaped += [Reaped(run, None) for run in sorted({run_of(owner) for owner in dead} - known)]
     return reaped
+
+
+def _close(connection: duckdb.DuckDBPyConnection, silent: list[str]) -> list[tuple[str, str]]:
+    """Closes the rows of these runs that are still open; id and source of those."""
+    which = "state = 'running' AND run_id IN (SELECT unnest(?::UUID[]))"
+    rows = connection.execute(f"SELECT run_id::VARCHAR, source FROM runs WHERE {which}", [silent]).fetchall()
+    connection.execute(
+        f"UPDATE runs SET state = 'crashed', message = ?, finished_at = ? WHERE {which}", [_MESSAGE, datetime.now(UTC), silent]
+    )
+    return rows
 
 
 def forget_dead(warehouse: str, runs: list[Reaped]) -> None:

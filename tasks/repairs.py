@@ -1,14 +1,15 @@
 """What `mdmf verify --repair` does. Nothing here deletes a row that nothing could bring back."""
 
-import os
 from dataclasses import replace
+from functools import partial
 
 from mdmf_core.collections.folder import slice_of
 from mdmf_core.errors import WarehouseError
 from tasks.holdings import Holding
 from tasks.landing import generations, land, land_shard
-from tasks.parts import ShardOutcome, WorkKey
-from tasks.warehouse import connect, transaction
+from tasks.parts import ShardOutcome, WorkKey, at_hand
+from tasks.partstore import store_of
+from tasks.warehouse import commit, connect
 
 _ROW = "shard_id = ? AND scorer_id = ? AND bank_id = ? AND calibration_id = ?"
 
@@ -24,39 +25,47 @@ def land_stray(warehouse: str, outcome: ShardOutcome, key: WorkKey) -> None:
 def land_again(warehouse: str, holding: Holding, outcome: ShardOutcome) -> None:
     """Replaces a shard's rows by those of its part; which content of a URL is the newest stays as it was."""
     folder = slice_of(holding.shard.url)[0]
-    with connect(warehouse) as connection, transaction(connection):
+
+    def replace_rows() -> None:
         connection.execute(
-            "CREATE TEMP TABLE before AS "
+            "CREATE OR REPLACE TEMP TABLE before AS "
             "SELECT shard_id, scorer_id, bank_id, calibration_id, bool_and(superseded) AS superseded, "
             "max(committed_at) AS committed_at FROM shards "
             "WHERE state = 'complete' AND (url = ? OR starts_with(url, ? || '#slice=')) GROUP BY ALL",
             [folder, folder],
         )
-        land_shard(connection, replace(outcome, generation=holding.generation or 0), list(holding.ids))
+        land_shard(connection, replace(near, generation=holding.generation or 0), list(holding.ids))
         connection.execute(
             "UPDATE shards SET superseded = b.superseded, committed_at = b.committed_at FROM before b "
             "WHERE (shards.shard_id, shards.scorer_id, shards.bank_id, shards.calibration_id) "
             "= (b.shard_id, b.scorer_id, b.bank_id, b.calibration_id)"
         )
 
+    with at_hand(outcome) as near, connect(warehouse) as connection:
+        commit(connection, replace_rows)
+
 
 def defer(warehouse: str, holding: Holding) -> None:
     """Takes a shard whose rows are wrong out of the views, so that the next curate scores it again."""
+    sql = (
+        f"UPDATE shards SET state = 'deferred', reason = 'verify: its rows were not whole and no part could restore them' "
+        f"WHERE {_ROW}"
+    )
     with connect(warehouse) as connection:
-        connection.execute(
-            f"UPDATE shards SET state = 'deferred', reason = 'verify: its rows were not whole and no part could restore them' "
-            f"WHERE {_ROW}",
-            [holding.shard_id, *holding.ids],
-        )
+        commit(connection, partial(connection.execute, sql, [holding.shard_id, *holding.ids]))
 
 
 def supersede(warehouse: str, older: list[Holding]) -> None:
     """Leaves the newest content of a URL as the only one that the views show."""
-    with connect(warehouse) as connection, transaction(connection):
+
+    def mark() -> None:
         for holding in older:
             connection.execute(f"UPDATE shards SET superseded = true WHERE {_ROW}", [holding.shard_id, *holding.ids])
+
+    with connect(warehouse) as connection:
+        commit(connection, mark)
 
 
 def set_aside(path: str) -> None:
     """Renames a damaged part, so that it is in nobody's way and its bytes can still be looked at."""
-    os.replace(path, path + ".damaged")
+    store_of(path).rename(path, path + ".damaged")

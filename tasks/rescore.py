@@ -1,6 +1,5 @@
 """Scoring again with another bank or calibration, from kept signatures: no image is read, no backbone runs."""
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +13,7 @@ from mdmf_core.records import ImageShape, Shard
 from tasks.kit import ScoringKit
 from tasks.landing import generations
 from tasks.parts import ShardOutcome, Work, WorkKey, finished_part, part_path, part_writer, read_part
+from tasks.partstore import exists, near
 from tasks.signatures import read_signatures, signatures_path
 from tasks.warehouse import connect
 
@@ -49,9 +49,9 @@ def plan_rescore(warehouse: str, folder: str, kit: ScoringKit) -> RescorePlan:
         shard, key = Shard(url, kind, size, fingerprint), WorkKey(*digests)
         if done:
             complete.add(url)
-        elif not os.path.exists(signatures_path(folder, url, size, fingerprint, key.scorer_id)):
+        elif not exists(signatures_path(folder, url, size, fingerprint, key.scorer_id)):
             bare.add(url)
-        elif url not in shards and os.path.exists(part_path(folder, shard, key)):
+        elif url not in shards and exists(part_path(folder, shard, key)):
             shards[url] = (Work(shard, newest.get(url, 0)), key)
     return RescorePlan(list(shards.values()), len(complete), len(bare - set(shards) - complete))
 
@@ -70,14 +70,14 @@ def rescore_shard(shard: Shard, old: WorkKey, kit: ScoringKit, folder: str, run_
     before = finished_part(source)
     if before is None:
         raise WarehouseError(f"{shard.url}: its part {source} is gone; curate it with the new bank")
-    started = time.monotonic()
-    scores = _scores(signatures_path(folder, shard.url, shard.size_bytes, shard.fingerprint, old.scorer_id), shard, kit, source)
-    with part_writer(path) as part, pq.ParquetFile(source) as file:
+    started, kept = time.monotonic(), signatures_path(folder, shard.url, shard.size_bytes, shard.fingerprint, old.scorer_id)
+    with part_writer(path) as part, near(source) as copy, pq.ParquetFile(copy) as file:
+        scores = _scores(kept, shard, kit, copy)
         for batch in file.iter_batches(_BATCH):
             part.write([_rescored(row, scores, shard) for row in batch.to_pylist()])
         if next(scores, None) is not None:
             raise WarehouseError(f"{shard.url}: the kept signatures hold more images than the part")
-        part.close_with(replace(before, run_id=run_id, seconds=time.monotonic() - started))
+        part.close_with(replace(before, run_id=run_id, seconds=time.monotonic() - started, costs=None))
     return read_part(path)
 
 

@@ -1,10 +1,10 @@
 """Verdicts of people on images in the warehouse: kept with who, when and why, and never changed."""
 
-import os
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import duckdb
@@ -14,7 +14,7 @@ from mdmf_core.digests import sha256_hex
 from mdmf_core.errors import MdmfError
 from tasks.reading import read_bytes
 from tasks.review_files import Review, cell, parse, refuse
-from tasks.warehouse import connect, migrate, opened, transaction
+from tasks.warehouse import commit, connect, migrate, opened, spelled, warehouse_exists
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,14 @@ def import_reviews(warehouse: str, path: str, reviewer: str | None = None) -> Im
     Raises:
         MdmfError: a file that cannot be read or used, an image that the warehouse lacks, two verdicts on one image.
     """
-    if not os.path.exists(warehouse):
-        raise MdmfError(f"no warehouse at {os.path.abspath(warehouse)}")
+    if not warehouse_exists(warehouse):
+        raise MdmfError(f"no warehouse at {spelled(warehouse)}")
     data, now = read_bytes(path), datetime.now(UTC)
     try:
         found, blank = parse(data.decode(), reviewer, now)
         with connect(warehouse) as connection:
             migrate(connection)
-            with transaction(connection):
-                new = _enter(connection, found, sha256_hex(data), now)
+            new = commit(connection, partial(_enter, connection, found, sha256_hex(data), now))
     except ValueError as error:  # UnicodeDecodeError is one
         raise MdmfError(f"{path}: {error}; nothing was imported") from error
     return Imported(new, len(found) - new, blank)
@@ -155,10 +154,12 @@ def next_to_review(warehouse: str, budget: float, n: int) -> list[dict[str, Any]
 
 def reviewed_generated(warehouse: str | None) -> frozenset[str]:
     """sha256 of the images whose newest verdict is `generated`; none where there is no warehouse, or one without reviews."""
-    if warehouse is None or not os.path.exists(warehouse):
+    if warehouse is None or not warehouse_exists(warehouse):
         return frozenset()
     with opened(warehouse, read_only=True) as connection:  # of whatever version
-        if not connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'reviews'").fetchall():
+        if not connection.execute(
+            "SELECT 1 FROM duckdb_tables() WHERE (database_name, table_name) = ('warehouse', 'reviews')"
+        ).fetchall():
             return frozenset()
         rows = connection.execute("SELECT sha256 FROM reviewed WHERE verdict = 'generated'").fetchall()
     return frozenset(sha256 for (sha256,) in rows)

@@ -10,14 +10,16 @@ import torch
 from mdmf_core.banks import Bank, bank_from_files
 from mdmf_core.calibration import CARD as CALIBRATION
 from mdmf_core.calibration import Calibration, calibration_from_file, require_disjoint, require_match
+from mdmf_core.compiled import compiled
 from mdmf_core.errors import ArtifactError, SourceError
 from mdmf_core.scorers import CARD as SCORER
 from mdmf_core.scorers import backbone_scorer, choose_device, is_backbone, scorer_from_files
 from mdmf_core.scoring import Scorer
-from tasks.kit import ScoringKit
+from tasks.kit import ScoringKit, sizes
+from tasks.processor import keep_freed_memory
 from tasks.reading import read_bytes
 from tasks.registry import find
-from tasks.warehouse import connect, migrate
+from tasks.warehouse import connect, migrate, warehouse_exists
 
 DEFAULT = "default"
 
@@ -42,13 +44,17 @@ def _directory(reference: str, kind: str, storage_block: str | None) -> Callable
 
 
 @lru_cache(maxsize=2)
-def load_scorer(reference: str, device: str, storage_block: str | None = None) -> Scorer:
+def load_scorer(reference: str, device: str, storage_block: str | None = None, compile: bool = False) -> Scorer:
     """The scorer that ``reference`` means: ``default``, a scorer directory, or a backbone by its address.
 
     Raises:
         ArtifactError, ValueError: in one sentence, what is wrong with it.
     """
+    if compile:
+        return compiled(load_scorer(reference, device, storage_block))
     torch_device, autocast = choose_device(device)
+    if torch_device.type == "cpu":
+        keep_freed_memory()
     if is_backbone(reference):
         return backbone_scorer(reference, torch_device, autocast)
     return scorer_from_files(_directory(reference, "scorer", storage_block), torch_device, autocast)
@@ -89,7 +95,7 @@ def resolve_bank(warehouse: str, scorer: str, bank: str, calibration: str | None
             )
         return own_bank(scorer) if bank == DEFAULT else bank, calibration
     number = int(calibration) if calibration is not None and calibration.isdigit() else None
-    if not os.path.exists(warehouse):
+    if not warehouse_exists(warehouse):
         raise ArtifactError(
             f"no bank {bank!r}: it is no folder, and there is no warehouse at {warehouse} whose registry knows it"
         )
@@ -112,20 +118,29 @@ def load_kit(
     storage_block: str | None,
     calibration: str | None = None,
     keep_signatures: float = 0.0,
+    compile: bool = False,
+    cores: int | None = None,
 ) -> ScoringKit:
     """Everything that one process scores with, checked to belong together; bank and calibration as ``resolve_bank`` gives them.
+
+    Args:
+        decode_threads: 0 = one per core that the backbone leaves free.
+        cores: of this machine that may be used; all of them by default.
 
     Raises:
         ArtifactError: the bank or its calibration was made for another scorer; both digests are named.
     """
-    loaded = load_scorer(scorer, device, storage_block)
+    loaded = load_scorer(scorer, device, storage_block, compile)
     if bank == DEFAULT:
         bank = own_bank(scorer)
     reference, calibrated = load_bank(bank, calibration, storage_block)
     require_match(loaded.scorer_id, reference, calibrated)
-    threads = decode_threads or max(1, (os.cpu_count() or 1) - (0 if loaded.device.type == "cuda" else 1))
+    cuda = loaded.device.type == "cuda"
+    threads = decode_threads or max(1, (cores or os.cpu_count() or 1) - (0 if cuda else 1))
     url = bank if bank == DEFAULT or "://" in bank else os.path.abspath(bank)
-    return ScoringKit(loaded, reference, calibrated, url, calibration, batch_images, threads, keep_signatures)
+    crops, passes = sizes(loaded.crops, batch_images, cuda)
+    backbones = 1 if cuda or compile else torch.get_num_threads()  # of this group's cores, or of OMP_NUM_THREADS
+    return ScoringKit(loaded, reference, calibrated, url, calibration, crops, passes, backbones, threads, keep_signatures)
 
 
 def scorer_file(reference: str, name: str, storage_block: str | None = None) -> bytes | None:

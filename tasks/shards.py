@@ -4,40 +4,48 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass
+from itertools import chain, groupby
 from typing import Any
 
 import fsspec
 
-from mdmf_core.collections.folder import IMAGE_SUFFIXES, FolderReader, slice_of, slices
+from mdmf_core.collections.folder import FolderReader, slice_of
 from mdmf_core.collections.parquet import ParquetReader, parquet_row
 from mdmf_core.collections.source import expand_braces, shard_kind
 from mdmf_core.collections.tar import TarReader
-from mdmf_core.collections.text import readable
-from mdmf_core.digests import sha256_hex
 from mdmf_core.errors import ShardUnfinished, SourceError, SourceRefused
 from mdmf_core.records import ExclusionReason, ImageExcluded, Shard
 from tasks.faults import Budget, storage_errors, with_retries
+from tasks.listing import is_s3
+from tasks.paged_shards import paged
 from tasks.reading import SteadyFile, open_file, open_shard_file, read_bytes, read_range
-from tasks.storage import entry_of, fingerprint, full_url, listing, open_storage
+from tasks.shard_entries import STATS, folder_slices, require_folder, shard_of
+from tasks.storage import listing, open_storage, refuse_credentials
 
 Reader = TarReader | ParquetReader | FolderReader
-_STATS = "_stats.json"  # img2dataset writes NNNNN_stats.json last: without it NNNNN.tar is unfinished
 
 
-def list_shards(source: str, images_per_slice: int, storage_block: str | None = None) -> list[Shard]:
-    """Every shard that ``source`` names, in order, from one listing per folder.
+def iter_shards(source: str, images_per_slice: int, storage_block: str | None = None) -> Iterator[Shard]:
+    """Every shard that ``source`` names, in order, as the listing goes; of a bucket no more than some pages are held.
 
     Args:
         source: tar or parquet shards by path, brace range or glob; a folder that holds shards; or a folder of images.
 
     Raises:
-        SourceError: nothing there, no access, or a kind of file that is not supported.
+        SourceError: no access, or a kind of file that is not supported; at the end, when there was nothing.
     """
-    shards = listed(expand_braces(source), images_per_slice, storage_block)
-    if not shards or all(shard.size_bytes < 0 for shard in shards):
+    there = False
+    for shard in _listed(expand_braces(source), images_per_slice, storage_block):
+        there = there or shard.size_bytes >= 0
+        yield shard
+    if not there:
         raise SourceError(f"{source}: no shards or images there. Check the path, the pattern and the bucket")
-    return shards
+
+
+def list_shards(source: str, images_per_slice: int, storage_block: str | None = None) -> list[Shard]:
+    """The same, held; raises before it gives any."""
+    return list(iter_shards(source, images_per_slice, storage_block))
 
 
 def listed(urls: Iterable[str], images_per_slice: int, storage_block: str | None = None) -> list[Shard]:
@@ -46,28 +54,52 @@ def listed(urls: Iterable[str], images_per_slice: int, storage_block: str | None
     Raises:
         SourceError: no access, or a kind of file that is not supported.
     """
-    shards: list[Shard] = []
-    listings: dict[str, dict[str, dict[str, Any]]] = {}
-    for url in urls:
-        filesystem, path = open_storage(url, storage_block, listing=True)
-        if not listings:
+    return list(_listed(urls, images_per_slice, storage_block))
+
+
+def _listed(urls: Iterable[str], images_per_slice: int, storage_block: str | None) -> Iterator[Shard]:
+    held: dict[str, _Folder] = {}
+    for number, (_, group) in enumerate(groupby(urls, key=os.path.dirname)):
+        first = next(group)
+        filesystem, _ = open_storage(first, storage_block, listing=True)
+        if number == 0:
             filesystem.invalidate_cache()  # what an earlier run in this process saw
-        if "*" in path or "?" in path:
-            found = sorted(with_retries(url, filesystem.glob, path))
-        elif shard_kind(path) is None:
-            if (entry_of(url, filesystem, path) or {}).get("type") != "directory":
-                raise SourceError(f"{url}: neither a folder nor a .tar or .parquet shard, or it does not exist")
-            found = _folder_shards(filesystem, path)
-            if not found:
-                shards += _slices(filesystem, path, images_per_slice)
-        else:
-            found = [path]
-        for shard_path in found:
-            folder = os.path.dirname(shard_path)
-            if folder not in listings:
-                listings[folder] = {entry["name"]: entry for entry in listing(filesystem, folder)}
-            shards.append(_shard(filesystem, shard_path, listings[folder]))
-    return shards
+        if is_s3(filesystem):
+            yield from paged(filesystem, chain([first], group), images_per_slice)
+            continue
+        for url in chain([first], group):
+            yield from _from_whole_listings(filesystem, url, held, images_per_slice)
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A listing."""
+
+    entries: dict[str, dict[str, Any]]
+    by_img2dataset: bool
+
+
+def _from_whole_listings(
+    filesystem: fsspec.AbstractFileSystem, url: str, held: dict[str, _Folder], images_per_slice: int
+) -> Iterator[Shard]:
+    """What one URL names; a folder is listed once."""
+    refuse_credentials(url)
+    path = filesystem._strip_protocol(url)
+    if "*" in path or "?" in path:
+        found = sorted(with_retries(url, filesystem.glob, path))
+    elif shard_kind(path) is None:
+        require_folder(filesystem, url)
+        found = _folder_shards(filesystem, path)
+        if not found:
+            yield from folder_slices(filesystem, path, images_per_slice)
+    else:
+        found = [path]
+    for shard_path in found:
+        folder = os.path.dirname(shard_path)
+        if folder not in held:
+            entries = {entry["name"]: entry for entry in listing(filesystem, folder)}
+            held[folder] = _Folder(entries, any(name.endswith(STATS) for name in entries))
+        yield shard_of(filesystem, shard_path, held[folder].entries, held[folder].by_img2dataset)
 
 
 def _folder_shards(filesystem: fsspec.AbstractFileSystem, path: str) -> list[str]:
@@ -78,48 +110,6 @@ def _folder_shards(filesystem: fsspec.AbstractFileSystem, path: str) -> list[str
         if found:
             return found
     return []
-
-
-def _shard(filesystem: fsspec.AbstractFileSystem, path: str, beside: dict[str, dict[str, Any]]) -> Shard:
-    url, kind = full_url(filesystem, path), shard_kind(path)
-    if readable(url) != url:
-        raise SourceError(f"{readable(url)}: the name is not valid UTF-8, so no table can hold it; rename the file")
-    if kind is None:
-        raise SourceError(f"{url}: the pattern names files that are neither .tar nor .parquet")
-    entry = beside.get(path)
-    if entry is None:
-        return Shard(url, kind, -1, "", unfinished="not there (yet)")
-    if not _is_file(entry):
-        return Shard(url, kind, 0, "", unfinished="a FIFO, device, socket, folder or broken link, not a file")
-    shard = Shard(url, kind, int(entry["size"]), fingerprint(entry))
-    stem = path.rpartition(".")[0]
-    if kind == "tar" and stem + _STATS not in beside and any(name.endswith(_STATS) for name in beside):
-        return replace(shard, unfinished=f"no {os.path.basename(stem)}{_STATS} yet: img2dataset is still writing it")
-    return shard
-
-
-def _is_file(entry: dict[str, Any]) -> bool:
-    """Whether reading it comes to an end. Links count as what they lead to; a FIFO would block, a device never end."""
-    return entry["type"] == "file" or (entry.get("islink", False) and os.path.isfile(entry["name"]))
-
-
-def _slices(filesystem: fsspec.AbstractFileSystem, path: str, per_slice: int) -> list[Shard]:
-    root = path.rstrip("/") + "/"
-    url = full_url(filesystem, path.rstrip("/"))
-    found = {
-        name.removeprefix(root): entry
-        for name, entry in with_retries(url, filesystem.find, path, detail=True).items()
-        if name.lower().endswith(IMAGE_SUFFIXES) and _is_file(entry)
-    }
-    parts = slices(found, per_slice)
-    shards = []
-    for number, keys in enumerate(parts):
-        entries = [found[key] for key in keys]
-        state = json.dumps([[key, fingerprint(entry)] for key, entry in zip(keys, entries, strict=True)])
-        size = sum(int(entry["size"]) for entry in entries)
-        name = f"{url}#slice={number}of{len(parts)}"
-        shards.append(Shard(name, "folder", size, sha256_hex(state.encode()), keys=keys))
-    return shards
 
 
 @contextmanager
@@ -148,7 +138,7 @@ def expected_members(shard: Shard, storage_block: str | None = None) -> int | No
     if shard.kind != "tar":
         return None
     try:
-        stats = json.loads(read_bytes(shard.url.removesuffix(".tar") + _STATS, storage_block))
+        stats = json.loads(read_bytes(shard.url.removesuffix(".tar") + STATS, storage_block))
         return int(stats["successes"])
     except (SourceRefused, KeyError, TypeError, ValueError):
         return None

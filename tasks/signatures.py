@@ -14,7 +14,7 @@ from mdmf_core.digests import digest_of, short_id
 from mdmf_core.errors import WarehouseError
 from mdmf_core.records import Shard
 from mdmf_core.scoring import Signatures
-from tasks.storage import atomic_path
+from tasks.partstore import opened, writing
 
 _SCHEMA = pa.schema(
     [
@@ -56,7 +56,7 @@ class SignatureWriter:
 def signature_writer(path: str) -> Iterator[SignatureWriter]:
     """A file that appears under ``path`` only if the block ends well."""
     with (
-        atomic_path(path) as temporary,
+        writing(path) as temporary,
         open(temporary, "wb") as sink,  # the writer would leave its own file open when the disk is full
         pq.ParquetWriter(sink, _SCHEMA, compression="zstd") as writer,
     ):
@@ -79,7 +79,7 @@ def read_signatures(path: str, images: int) -> Iterator[KeptSignatures]:
         WarehouseError: the file is damaged.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with opened(path) as source, pq.ParquetFile(source) as file:
             for batch in file.iter_batches(images):
                 columns = batch.to_pydict()
                 counts = columns["patches"]

@@ -3,9 +3,10 @@
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, replace
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -14,16 +15,20 @@ from pydantic import BaseModel, Field
 
 from mdmf_core.errors import WarehouseHeld
 from tasks.artifacts import group_name, landing_name, short_source
+from tasks.engines import Engine, absolute
 from tasks.kit import ScoringKit
 from tasks.landing import land
-from tasks.leases import release
-from tasks.parts import ShardOutcome, Work, read_plan, work_name, write_plan
+from tasks.leases import release, run_of
+from tasks.metrics import count_shard
+from tasks.parts import ShardOutcome, Work, costs_of, work_name
+from tasks.plans import read_plan, write_plan
 from tasks.report import write_report
 from tasks.retry import again, cuts, require_retryable, waiting_for_retry
-from tasks.runs import RunRecord, finish_run, start_run, still_to_do
+from tasks.runs import RunRecord, Tally, finish_run, start_run, waiting
 from tasks.scorers import device_label, load_kit, resolve_bank
-from tasks.shards import list_shards
-from tasks.warehouse import connect, leases_folder, migrate, parts_folder
+from tasks.shards import iter_shards
+from tasks.stages import Stages
+from tasks.warehouse import connect, leases_folder, migrate, parts_folder, spelled
 from tasks.work import work_off
 
 _LOG_SECONDS = 20.0
@@ -41,22 +46,31 @@ class CurateSettings(BaseModel):
     shards_per_task: Annotated[int, Field(ge=1)]
     images_per_slice: Annotated[int, Field(ge=1)]
     max_shards: Annotated[int, Field(ge=1)] | None
-    batch_images: Annotated[int, Field(ge=1)]
+    batch_images: Annotated[int, Field(ge=0)]
     decode_threads: Annotated[int, Field(ge=0)]
     device: str
+    compile: bool
     storage_block: str | None
     promote: bool
+    engine: Engine = Engine()
 
     def kit(self) -> ScoringKit:
         return load_kit(
             self.scorer, self.bank, self.device, self.batch_images, self.decode_threads, self.storage_block, self.calibration,
-            self.keep_signatures,
+            self.keep_signatures, self.compile, self.engine.cores,
         )  # fmt: skip
 
     def resolved(self) -> "CurateSettings":
-        """With the directory that a bank's name or alias means now, so that a promotion halfway changes nothing."""
+        """With the directory that a bank's name or alias means now, so that a promotion halfway changes nothing.
+
+        For workers elsewhere, paths are absolute.
+        """
         bank, calibration = resolve_bank(self.warehouse, self.scorer, self.bank, self.calibration)
-        return self.model_copy(update={"bank": bank, "calibration": calibration})
+        scorer, warehouse = self.scorer, self.warehouse
+        if self.engine.elsewhere:
+            scorer, bank, calibration = absolute(scorer), absolute(bank), calibration and absolute(calibration)
+            warehouse = spelled(warehouse)
+        return self.model_copy(update={"warehouse": warehouse, "scorer": scorer, "bank": bank, "calibration": calibration})
 
 
 class Plan(BaseModel):
@@ -74,16 +88,13 @@ class Plan(BaseModel):
 @task(cache_policy=NO_CACHE, task_run_name="plan {settings.source}")
 def plan(settings: CurateSettings, run_id: str) -> Plan:
     """Lists the source, writes the plan of what is left to do and opens the run in the warehouse."""
-    kit = settings.kit()
-    shards = list_shards(settings.source, settings.images_per_slice, settings.storage_block)
-    with connect(settings.warehouse) as connection:
-        migrate(connection)
-        waiting, set_aside = still_to_do(connection, shards, kit.key)
-    complete = len(shards) - len(waiting) - set_aside
-    found = _opened(settings, "curate", kit, run_id, waiting[: settings.max_shards], len(shards), complete, set_aside)
+    kit, tally = settings.kit(), Tally()
+    shards = iter_shards(settings.source, settings.images_per_slice, settings.storage_block)
+    work = waiting(settings.warehouse, shards, kit.key, settings.max_shards, tally)
+    found = opened(settings, "curate", kit, run_id, work, tally)
     get_run_logger().info(
         "%d shards at %s, %d to do in %d groups, %d set aside; %s on %s",
-        len(shards), settings.source, found.to_do, found.groups, set_aside, kit.scorer.name, device_label(kit.scorer),
+        found.shards, settings.source, found.to_do, found.groups, found.set_aside, kit.scorer.name, device_label(kit.scorer),
     )  # fmt: skip
     return found
 
@@ -95,34 +106,28 @@ def plan_retry(settings: CurateSettings, reasons: tuple[str, ...], force: bool, 
     require_retryable(reasons, force)
     with connect(settings.warehouse) as connection:
         migrate(connection)
-        waiting, cut_sizes = waiting_for_retry(connection, kit.key, reasons), cuts(connection)
-    work, missing = again(waiting, reasons, cut_sizes, settings.storage_block)
+        found, cut_sizes = waiting_for_retry(connection, kit.key, reasons), cuts(connection)
+    work, missing = again(found, reasons, cut_sizes, settings.storage_block)
     if missing:
         get_run_logger().warning("the store does not list %d shards; they stay as they are; first %s", len(missing), missing[0])
-    return _opened(settings, "retry", kit, run_id, work, len(waiting), 0, 0)
+    return opened(settings, "retry", kit, run_id, work, Tally(shards=len(found), to_do=len(work)))
 
 
-def _opened(
-    settings: CurateSettings, flow: str, kit: ScoringKit, run_id: str, work: list[Work], shards: int, complete: int, aside: int
-) -> Plan:
+def opened(settings: CurateSettings, flow: str, kit: ScoringKit, run_id: str, work: Iterable[Work], tally: Tally) -> Plan:
     """Writes the plan, and the run's row last: what fails before leaves none that nobody would close."""
-    size = settings.shards_per_task
-    groups = [work[start : start + size] for start in range(0, len(work), size)]
     path = os.path.join(parts_folder(settings.warehouse), "plans", f"{run_id}.parquet")
-    write_plan(path, groups)
-    host, device = socket.gethostname(), device_label(kit.scorer)
+    groups = write_plan(path, work, settings.shards_per_task)
+    host, device = socket.gethostname(), settings.engine.label(device_label(kit.scorer))
     run = RunRecord(run_id, flow, settings.source, settings.model_dump(), version("mdmf"), host, device)
     with connect(settings.warehouse) as connection:
         promoted = start_run(connection, run, kit, settings.promote)
-    return Plan(
-        path=path, groups=len(groups), shards=shards, to_do=len(work), already_complete=complete, set_aside=aside,
-        promoted=promoted,
-    )  # fmt: skip
+    return Plan(path=path, groups=groups, promoted=promoted, **asdict(tally))
 
 
 @task(cache_policy=NO_CACHE, task_run_name=group_name, retries=1, retry_delay_seconds=5)
 def score_group(settings: CurateSettings, plan_path: str, group: int, owner: str) -> list[ShardOutcome]:
     """Scores the shards of one group into parts, each under its lease."""
+    settings.engine.take_share()
     logger, kit = get_run_logger(), settings.kit()
     parts, leases = parts_folder(settings.warehouse), leases_folder(settings.warehouse)
     started = time.monotonic()
@@ -131,15 +136,19 @@ def score_group(settings: CurateSettings, plan_path: str, group: int, owner: str
         for work in read_plan(plan_path, group)
     ]
     for outcome in outcomes:
+        count_shard(outcome.state, outcome.scored, outcome.excluded)
         if outcome.state != "complete":
             logger.warning("%s %s: %s", outcome.url, outcome.state, outcome.reason)
     seconds = time.monotonic() - started
     members = sum(outcome.members for outcome in outcomes)
     scored = sum(outcome.scored for outcome in outcomes)
     logger.info(
-        "group %d: %d shards, %d members = %d scored + %d excluded, %.1f s, %.1f images/s",
+        "group %d: %d shards, %d members = %d scored + %d excluded, %.1f s, %.1f images/s; %s; process %d on %s, %s",
         group, len(outcomes), members, scored, members - scored, seconds, members / seconds,
+        costs_of(outcomes, run_of(owner)).sentence(kit.decode_threads), os.getpid(), socket.gethostname(),
+        device_label(kit.scorer),
     )  # fmt: skip
+    settings.engine.hand_in_logs()
     return outcomes
 
 
@@ -164,13 +173,18 @@ def _may_pass(_: object, __: object, state: State[object]) -> bool:
 
 
 @task(cache_policy=NO_CACHE, task_run_name=landing_name, retries=2, retry_delay_seconds=5, retry_condition_fn=_may_pass)
-def land_group(settings: CurateSettings, outcomes: list[ShardOutcome]) -> None:
-    """Commits the outcomes of one group, and gives their leases back."""
-    key = settings.kit().key
-    for url in land(settings.warehouse, outcomes, key):
+def land_group(settings: CurateSettings, outcomes: list[ShardOutcome]) -> dict[str, Any]:
+    """Commits the outcomes of one group, and gives their leases back; what landing cost."""
+    key, stages = settings.kit().key, Stages()
+    with stages.timed("land", sum(outcome.members for outcome in outcomes)):
+        overtaken = land(settings.warehouse, outcomes, key)
+    cost = stages.snapshot().stages["land"]
+    get_run_logger().info("landed %d rows in %.2f s, %.0f rows/s", cost.items, cost.seconds, cost.rate or 0)
+    for url in overtaken:
         get_run_logger().warning("%s: another run took it over and landed it; its rows stay", url)
     for outcome in outcomes:
         release(leases_folder(settings.warehouse), work_name(outcome.url, key), outcome.generation)
+    return replace(stages.snapshot(), wall=0.0).record()  # it runs beside the scoring of the next group
 
 
 @task(cache_policy=NO_CACHE, task_run_name="report")
@@ -180,7 +194,7 @@ def report(settings: CurateSettings) -> str | None:
 
 
 @task(cache_policy=NO_CACHE, task_run_name="close run")
-def close_run(settings: CurateSettings, run_id: str, failures: list[str]) -> None:
-    """Writes how the run ended."""
+def close_run(settings: CurateSettings, run_id: str, failures: list[str], costs: dict[str, Any]) -> None:
+    """Writes how the run ended, and what its stages cost."""
     with connect(settings.warehouse) as connection:
-        finish_run(connection, run_id, "failed" if failures else "completed", "; ".join(failures)[:2000] or None)
+        finish_run(connection, run_id, "failed" if failures else "completed", "; ".join(failures)[:2000] or None, costs)

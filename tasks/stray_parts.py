@@ -1,8 +1,7 @@
 """Parts that no complete shard of the warehouse knows: finished and never landed, outdated, or damaged."""
 
-import glob
-import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -11,12 +10,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mdmf_core.collections.folder import slice_of
-from mdmf_core.errors import WarehouseError
+from mdmf_core.errors import PartDamaged
 from mdmf_core.records import Shard
 from tasks import repairs
 from tasks.holdings import Holding, Holdings
-from tasks.landing import shard_id
-from tasks.parts import ShardOutcome, WorkKey, part_path, read_part
+from tasks.part_rows import shard_id
+from tasks.parts import ShardOutcome, WorkKey, list_parts, part_at_hand, part_path
 
 Ids = tuple[str, str, str]
 
@@ -39,14 +38,13 @@ def unknown_parts(folder: str, listed: list[str], state: Holdings) -> list[str]:
 
 def not_landed(connection: duckdb.DuckDBPyConnection, folder: str) -> list[str]:
     """Parts that belong to no complete shard, by their names alone: no row is counted and no part read."""
-    listed = sorted(glob.glob(os.path.join(glob.escape(folder), "scores", "*.parquet")))
     rows = connection.execute(
         "SELECT sh.url, kind, size_bytes, fingerprint, s.digest, b.digest, c.digest FROM shards sh "
         "JOIN scorers s USING (scorer_id) JOIN banks b USING (bank_id) JOIN calibrations c USING (calibration_id) "
         "WHERE state = 'complete'"
     ).fetchall()
     known = {part_path(folder, Shard(*row[:4]), WorkKey(*row[4:])) for row in rows}
-    return [path for path in listed if path not in known]
+    return [path for path in list_parts(folder) if path not in known]
 
 
 def stray_parts(
@@ -60,9 +58,9 @@ def stray_parts(
             current.setdefault((slice_of(holding.shard.url)[0], holding.ids), []).append(holding)
     for path in unknown_parts(folder, listed, state):
         try:
-            outcome = read_part(path)
-            scored_at = _newest(path)
-        except (WarehouseError, OSError) as error:
+            with part_at_hand(path) as near:
+                outcome, scored_at = replace(near, part=path), _newest(near.part or path)
+        except (PartDamaged, OSError) as error:
             found.append(
                 Stray("damaged part", path, f"{error}; the repair renames it", partial(repairs.set_aside, path), False)
             )

@@ -10,12 +10,13 @@ from functools import partial
 
 import duckdb
 
-from mdmf_core.errors import WarehouseError
+from mdmf_core.errors import PartDamaged, WarehouseError
 from tasks import repairs
 from tasks.content import RowsDigest
 from tasks.holdings import COLUMNS, Holding, Holdings, holdings, row_hash
-from tasks.landing import from_part, shard_id
-from tasks.parts import ShardOutcome, part_path, read_part
+from tasks.part_rows import from_part, shard_id
+from tasks.parts import ShardOutcome, list_parts, part_at_hand, part_path
+from tasks.partstore import exists, remove, store_of
 from tasks.stray_parts import stray_parts
 from tasks.warehouse import connect, migrate, opened, parts_folder, pending
 
@@ -75,7 +76,7 @@ def verify(
         return behind
     folder = parts_folder(warehouse)
     # Listed first: what lands meanwhile is then known to the holdings.
-    listed = sorted(glob.glob(os.path.join(glob.escape(folder), "scores", "*.parquet")))
+    listed = list_parts(folder)
     with connect(warehouse, read_only=True) as connection:
         state = holdings(connection)
     problems = [*_shards(warehouse, folder, state, progress), *_two_contents(warehouse, state)]
@@ -110,7 +111,7 @@ def _shards(warehouse: str, folder: str, state: Holdings, progress: Callable[[in
                 ids = ", ".join(holding.ids)
                 yield Problem("registry", holding.shard.url, f"the registry does not know its scorer, bank, calibration: {ids}")
             path = part_path(folder, holding.shard, holding.key) if holding.key else ""
-            if not os.path.exists(path):
+            if not (path and exists(path)):
                 bare.append(holding.shard.url)
             yield from _shard(warehouse, holding, path, reader, shared=keys[holding.shard_id] > 1)
             progress(number, len(unique))
@@ -123,13 +124,7 @@ def _shards(warehouse: str, folder: str, state: Holdings, progress: Callable[[in
 
 def _shard(warehouse: str, holding: Holding, path: str, reader: duckdb.DuckDBPyConnection, shared: bool) -> Iterator[Problem]:
     url = holding.shard.url
-    outcome, damage = _part(holding, path)
-    difference = None
-    if outcome is not None:
-        try:
-            difference = _difference(holding, outcome, reader, shared)
-        except duckdb.Error as error:
-            outcome, damage = None, str(error).splitlines()[0]
+    outcome, damage, difference = _compared(holding, path, reader, shared)
     if damage is not None:
         yield Problem("damaged part", path, f"{damage}; the repair renames it", partial(repairs.set_aside, path))
     wrong = _wrong_rows(holding)
@@ -158,19 +153,31 @@ def _shard(warehouse: str, holding: Holding, path: str, reader: duckdb.DuckDBPyC
             yield Problem(check, url, detail, partial(repairs.defer, warehouse, holding))
 
 
-def _part(holding: Holding, path: str) -> tuple[ShardOutcome | None, str | None]:
-    """The outcome of an intact part, or what is wrong with it; neither when it is not there."""
-    if not os.path.exists(path):
-        return None, None
+def _compared(
+    holding: Holding, path: str, reader: duckdb.DuckDBPyConnection, shared: bool
+) -> tuple[ShardOutcome | None, str | None, str | None]:
+    """The outcome of an intact part or what is wrong with it, neither when it is not there; and how the rows differ from it."""
+    if not (path and exists(path)):
+        return None, None, None
     try:
-        outcome = read_part(path)
-    except WarehouseError as error:
-        return None, str(error)
+        with part_at_hand(path) as near:
+            damage = _foreign(holding, near)
+            if damage is not None:
+                return None, damage, None
+            return replace(near, part=path), None, _difference(holding, near, reader, shared)
+    except PartDamaged as error:
+        return None, str(error), None
+    except duckdb.Error as error:
+        return None, str(error).splitlines()[0], None
+
+
+def _foreign(holding: Holding, outcome: ShardOutcome) -> str | None:
+    """Why the part is not the one that was landed."""
     if holding.part_sha256 not in (None, outcome.part_sha256):
-        return None, f"its sha256 is {outcome.part_sha256}, as landed it was {holding.part_sha256}"
+        return f"its sha256 is {outcome.part_sha256}, as landed it was {holding.part_sha256}"
     if shard_id(outcome) != holding.shard_id:
-        return None, f"it is of other content: digest {outcome.digest}"
-    return outcome, None
+        return f"it is of other content: digest {outcome.digest}"
+    return None
 
 
 def _wrong_rows(holding: Holding) -> tuple[str, str] | None:
@@ -233,10 +240,11 @@ def _leftovers(warehouse: str, folder: str, state: Holdings) -> Iterator[Problem
             yield Problem(
                 "temporary", path, f"not written for {age / 3600:.0f} hours; the repair removes it", partial(os.remove, path)
             )
-    for path in sorted(glob.glob(os.path.join(glob.escape(folder), "plans", "*.parquet"))):
-        run = os.path.basename(path).removesuffix(".parquet")
-        if state.runs.get(run, "lost" if now - os.path.getmtime(path) > _OLD else "running") != "running":
-            yield Problem("plan", path, "its run has ended; the repair removes it", partial(os.remove, path), note=True)
+    for plan in store_of(folder).entries(os.path.join(folder, "plans")):
+        run, suffix = os.path.splitext(os.path.basename(plan.path))
+        ended = state.runs.get(run, "lost" if now - plan.changed > _OLD else "running") != "running"
+        if suffix == ".parquet" and ended:
+            yield Problem("plan", plan.path, "its run has ended; the repair removes it", partial(remove, plan.path), note=True)
     for run, source, started in state.running:
         yield Problem(
             "run", run, f"of {source}, started {started:%Y-%m-%d %H:%M}, has no end: it goes on, or was killed", note=True

@@ -1,39 +1,37 @@
-"""The DuckDB warehouse: opening it when its turn comes, bringing its schema up to date, asking it."""
+"""The DuckDB warehouse, in one file or in a lake: opening it, asking it."""
 
-import logging
 import os
-import random
-import re
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.resources import files
-from importlib.resources.abc import Traversable
-from pathlib import Path
 from typing import Any
 
 import duckdb
 import pandas as pd
 
-from mdmf_core.errors import MdmfError, WarehouseError, WarehouseHeld
+from mdmf_core.errors import MdmfError, WarehouseError
+from tasks.address import Embedded, Lake, address
+from tasks.attach import STORAGE_VERSION, advice, exists, open_in_turn, quoted
+from tasks.commits import Note, commit, transaction
+from tasks.migrations import migrate, pending
+from tasks.snapshots import snapshot_of
 from tasks.storage import disk_full
 
-# Readable by the DuckDB shells of 1.5 and 2.x alike.
-STORAGE_VERSION = "v1.5.0"
+__all__ = [
+    "LANDING_PATIENCE", "READER_PATIENCE", "STORAGE_VERSION", "WRITER_PATIENCE", "Note", "commit", "connect", "frame",
+    "leases_folder", "migrate", "opened", "parts_folder", "pending", "query", "quoted", "report_folder", "require_question",
+    "require_warehouse", "spelled", "transaction", "warehouse_exists",
+]  # fmt: skip
+
 # Seconds to wait for other processes. A landing can wait long: its parts are safe on disk.
 READER_PATIENCE, WRITER_PATIENCE, LANDING_PATIENCE = 120.0, 600.0, 3600.0
-_NOTICE = 15.0  # seconds between two lines that say what is waited for
-_HOLDER = re.compile(r"held in (?P<program>.+) \(PID (?P<pid>\d+)\)")
-MIGRATIONS: Traversable = files("warehouse")
 # What a question may be. ATTACH could open the file a second time, for writing.
 _QUESTIONS = ("SELECT", "MULTI", "COPY", "EXPLAIN")  # MULTI: a PIVOT
 
 
 def parts_folder(warehouse: str) -> str:
-    """Where the parts and plans of a warehouse lie: beside its file."""
-    return os.path.abspath(warehouse) + ".parts"
+    """Where the parts and plans of a warehouse lie: beside its file, or beside a lake's data, so perhaps ``s3://...``."""
+    return address(warehouse).beside(".parts")
 
 
 def leases_folder(warehouse: str) -> str:
@@ -41,26 +39,44 @@ def leases_folder(warehouse: str) -> str:
     return os.path.join(parts_folder(warehouse), "leases")
 
 
-def quoted(text: str) -> str:
-    """As an SQL literal, where no parameter can be bound."""
-    return "'" + text.replace("'", "''") + "'"
+def report_folder(warehouse: str) -> str:
+    """Where its report lies if no other place is named."""
+    return address(warehouse).beside(".report")
+
+
+def spelled(warehouse: str) -> str:
+    """The one spelling of where it is: with absolute paths."""
+    return address(warehouse).name
+
+
+def warehouse_exists(warehouse: str) -> bool:
+    """Whether there is one.
+
+    Raises:
+        WarehouseError: no such address, or a lake's catalog does not answer.
+    """
+    return exists(address(warehouse))
 
 
 @contextmanager
-def connect(warehouse: str, read_only: bool = False, patience: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Opens the warehouse for the length of the block, and waits for its turn, saying so, while others hold it.
+def connect(
+    warehouse: str, read_only: bool = False, patience: float | None = None, as_of: str | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Opens the warehouse for the length of the block. An embedded one waits for its turn, and says so, while others hold it.
 
     Args:
-        warehouse: path of the file; made if it is not there and ``read_only`` is not set.
+        warehouse: path of the file, or ``ducklake:...``; made if it is not there and ``read_only`` is not set.
         read_only: for questions; the schema must be this version's.
         patience: seconds to wait at most; by default two minutes to read and ten to write.
+        as_of: of a lake, what it held when this run had ended (or of this number of a snapshot); read-only.
 
     Raises:
-        WarehouseError: not there (read-only), not a DuckDB file, not writable, full, or (read-only) of another version.
+        WarehouseError: not there (read-only), not a DuckDB file, not writable, full, or (read-only) of another version; a lake
+            without its extensions; a run that the lake has no snapshot of.
         WarehouseHeld: others held it for longer than ``patience``.
     """
-    with opened(warehouse, read_only, patience) as connection:
-        if read_only:
+    with opened(warehouse, read_only, patience, as_of) as connection:
+        if read_only and as_of is None:
             missing = pending(connection)
             if missing:
                 raise WarehouseError(
@@ -72,165 +88,61 @@ def connect(warehouse: str, read_only: bool = False, patience: float | None = No
 
 def require_warehouse(warehouse: str) -> None:
     """Raises WarehouseError when there is none."""
-    path = os.path.abspath(warehouse)
-    if not os.path.exists(path):
-        raise WarehouseError(f"no warehouse at {path}; run `mdmf curate SOURCE --warehouse {warehouse}` first")
+    where = address(warehouse)
+    if not exists(where):
+        raise WarehouseError(f"no warehouse at {where.name}; run `mdmf curate SOURCE --warehouse {warehouse}` first")
 
 
 @contextmanager
-def opened(warehouse: str, read_only: bool, patience: float | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-    """As ``connect``, whatever version wrote the file."""
-    path = os.path.abspath(warehouse)
-    if not read_only:
-        try:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-        except OSError as error:
-            raise WarehouseError(f"cannot open warehouse {path}: {_advice(str(error))} ({error})") from error
-    else:
+def opened(
+    warehouse: str, read_only: bool, patience: float | None = None, as_of: str | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """As ``connect``, whatever version wrote it."""
+    where = address(warehouse)
+    if read_only:
         require_warehouse(warehouse)
+    else:
+        _make_folder(where)
     if patience is None:
         patience = READER_PATIENCE if read_only else WRITER_PATIENCE
-    connection = _open_in_turn(path, read_only, patience)
+    snapshot = _snapshot(where, patience, as_of) if as_of is not None else None
+    connection = open_in_turn(where, read_only, patience, snapshot)
     try:
         yield connection
     except duckdb.Error as error:
         if "No space left" not in str(error):
             raise
-        raise disk_full(path, str(error)) from error
+        raise disk_full(where.name, str(error)) from error
     finally:
         connection.close()
 
 
-def _open(path: str, read_only: bool) -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect()
+def _make_folder(where: Embedded | Lake) -> None:
+    file = where.path if isinstance(where, Embedded) else where.catalog if where.kind == "sqlite" else None
+    if file is None:
+        return
     try:
-        options = "READ_ONLY" if read_only else f"STORAGE_VERSION '{STORAGE_VERSION}'"
-        connection.execute(f"ATTACH {quoted(path)} AS warehouse ({options})")
-        connection.execute("USE warehouse")
-        connection.execute(f"SET temp_directory = {quoted(path + '.tmp')}")
-        connection.execute("SET TimeZone = 'UTC'")
-    except BaseException:
+        os.makedirs(os.path.dirname(file), exist_ok=True)
+    except OSError as error:
+        raise WarehouseError(f"cannot open warehouse {where.name}: {advice(str(error))} ({error})") from error
+
+
+def _snapshot(where: Embedded | Lake, patience: float, as_of: str) -> int:
+    if isinstance(where, Embedded):
+        raise WarehouseError(
+            f"{where.path} is an embedded warehouse, which knows only its present; --as-of asks a lake (ducklake:...). "
+            "`SELECT * FROM scores WHERE run_id = ...` finds what a run scored"
+        )
+    connection = open_in_turn(where, True, patience)
+    try:
+        return snapshot_of(connection, as_of)
+    finally:
         connection.close()
-        raise
-    return connection
 
 
-def _open_in_turn(path: str, read_only: bool, patience: float) -> duckdb.DuckDBPyConnection:
-    started, pause, notice = time.monotonic(), 0.05, 0.0
-    while True:
-        try:
-            return _open(path, read_only)
-        except duckdb.Error as error:
-            holder = _holder(str(error))
-            if holder is None:
-                reason = str(error).splitlines()[0]
-                raise WarehouseError(f"cannot open warehouse {path}: {_advice(reason)} ({reason})") from error
-            waited = time.monotonic() - started
-            if waited >= patience:
-                raise WarehouseHeld(
-                    f"cannot open warehouse {path}: {holder} has held it for {patience:.0f} s, as long as this waits; "
-                    "close it and run again. Nothing is lost: the next run lands the parts that are finished"
-                ) from error
-            if waited >= notice:
-                _logger().warning(
-                    "%s holds %s; waiting for it, %.0f s so far, %.0f s at most",
-                    holder,
-                    os.path.basename(path),
-                    waited,
-                    patience,
-                )
-                notice = waited + _NOTICE
-            time.sleep(min(pause * random.uniform(0.5, 1.5), patience - waited))  # noqa: S311 - jitter, not a secret
-            pause = min(pause * 1.5, 2.0)
-
-
-def _advice(said: str) -> str:
-    if "read-only file system" in said.lower():
-        return "its disk is read-only; make it writable, or choose another place"
-    return "check the path and its permissions"
-
-
-def _holder(error: str) -> str | None:
-    """Who holds the file, in words; None when the error is another one."""
-    if "already attached" in error or "different configuration" in error:
-        return f"this process itself (PID {os.getpid()}), by another connection,"
-    found = _HOLDER.search(error)
-    if found is None:
-        return "another process" if "Could not set lock" in error else None
-    process = Path("/proc", found["pid"])
-    try:
-        # On a shared disk the number may be another host's: the name is told only where program and number fit.
-        name = (process / "comm").read_text().strip() if str((process / "exe").readlink()) == found["program"] else ""
-    except OSError:
-        name = ""
-    return f"process {found['pid']} ({name or found['program']})"
-
-
-def _logger() -> "logging.Logger | logging.LoggerAdapter[logging.Logger]":
-    """The run's log inside a run, the standard one elsewhere."""
-    from prefect import get_run_logger  # seconds to load: not for a query of the command line
-    from prefect.exceptions import MissingContextError
-
-    try:
-        return get_run_logger()
-    except MissingContextError:
-        return logging.getLogger("mdmf")
-
-
-@contextmanager
-def transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """All or nothing."""
-    connection.execute("BEGIN")
-    try:
-        yield
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
-
-
-def pending(connection: duckdb.DuckDBPyConnection, source: Traversable = MIGRATIONS) -> list[str]:
-    """The migrations that the warehouse still lacks, in order; all of them for an empty file.
-
-    Raises:
-        WarehouseError: the warehouse was written by a newer version, or the file is somebody else's database.
-    """
-    steps = sorted(entry.name for entry in source.iterdir() if entry.name.endswith(".sql"))
-    tables = connection.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = current_database()").fetchall()
-    if tables and ("migrations",) not in tables:
-        raise WarehouseError(
-            f"this is no mdmf warehouse: it holds other tables ({', '.join(sorted(t for (t,) in tables)[:5])})"
-        )
-    applied = {name for (name,) in connection.execute("SELECT name FROM migrations").fetchall()} if tables else set()
-    unknown = applied - set(steps)
-    if unknown:
-        raise WarehouseError(
-            f"the warehouse was written by a newer version (it knows {', '.join(sorted(unknown))}); upgrade mdmf"
-        )
-    return [name for name in steps if name not in applied]
-
-
-def migrate(connection: duckdb.DuckDBPyConnection, source: Traversable = MIGRATIONS) -> list[str]:
-    """Brings the schema up to this version, each step in its own transaction; the steps that were taken.
-
-    Raises:
-        WarehouseError: as ``pending``; or a step failed, and the warehouse is as it was before that step.
-    """
-    steps = pending(connection, source)
-    connection.execute("CREATE TABLE IF NOT EXISTS migrations (name VARCHAR NOT NULL, applied_at TIMESTAMPTZ NOT NULL)")
-    for name in steps:
-        try:
-            with transaction(connection):
-                connection.execute((source / name).read_text())
-                connection.execute("INSERT INTO migrations VALUES (?, ?)", [name, datetime.now(UTC)])
-        except duckdb.Error as error:
-            raise WarehouseError(f"migration {name} failed, the warehouse is as before it: {error}") from error
-    return steps
-
-
-def query(warehouse: str, sql: str, parameters: list[Any] | None = None) -> pd.DataFrame:
+def query(warehouse: str, sql: str, parameters: list[Any] | None = None, as_of: str | None = None) -> pd.DataFrame:
     """The result of one read-only query as a frame."""
-    with connect(warehouse, read_only=True) as connection:
+    with connect(warehouse, read_only=True, as_of=as_of) as connection:
         return frame(connection, sql, parameters)
 
 

@@ -1,7 +1,9 @@
 """Shared fixtures: a tiny real ViT with its bank, a Prefect server, the curate flow."""
 
 import os
+import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 # Before Prefect is imported: tests touch no user profile, send nothing, and start no server unless they ask for one.
@@ -16,10 +18,11 @@ from fabricate import build_settings, encoded, open_warehouse, outcome_of, write
 from fault_proxy import FaultProxy, fault_proxy
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_HOME, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
-from s3_server import KEY, SECRET, s3_server
+from s3_server import KEY, SECRET, conditional_s3, s3_server
 from safetensors.torch import save_file
 
 from tasks import faults
+from tasks.address import Embedded
 from tasks.banks import build
 from tasks.kit import ScoringKit
 from tasks.landing import land
@@ -109,6 +112,11 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str
 def signed_in(bucket: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Standard AWS variables that let one in."""
     folder, endpoint = bucket
+    _sign_in(monkeypatch, endpoint)
+    return folder
+
+
+def _sign_in(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
     for name, value in {
         "AWS_ACCESS_KEY_ID": KEY,
         "AWS_SECRET_ACCESS_KEY": SECRET,
@@ -117,7 +125,28 @@ def signed_in(bucket: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Path
     }.items():
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()
-    return folder
+
+
+@pytest.fixture
+def sign_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Standard AWS variables for another endpoint."""
+    return partial(_sign_in, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def conditional_endpoint() -> Iterator[str]:
+    """Endpoint URL of an S3 server that heeds conditional PUTs."""
+    with conditional_s3() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def lake(conditional_endpoint: str, sign_in: Callable[[str], None]) -> str:
+    """An empty prefix of its own on that server, signed in."""
+    sign_in(conditional_endpoint)
+    bucket = f"lake-{uuid.uuid4().hex[:12]}"
+    s3fs.S3FileSystem().mkdir(bucket)
+    return f"s3://{bucket}/w.parts"
 
 
 @pytest.fixture
@@ -129,3 +158,11 @@ def proxied(signed_in: Path, bucket: tuple[Path, str], monkeypatch: pytest.Monke
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         yield proxy
         s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def parts_in_lake(lake: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where the parts of every embedded warehouse lie for the length of a test, as those of a lake on S3 do."""
+    real = Embedded.beside
+    monkeypatch.setattr(Embedded, "beside", lambda self, suffix: lake if suffix == ".parts" else real(self, suffix))
+    return lake

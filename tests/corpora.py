@@ -10,7 +10,7 @@ import duckdb
 from mdmf_core.collections.text import original_url, readable
 from mdmf_core.digests import sha256_hex, short_id
 from mdmf_core.records import ExclusionReason, Shard
-from tasks.landing import _IMAGE_ID, shard_id
+from tasks.part_rows import _IMAGE_ID, shard_id
 from tasks.parts import ShardOutcome
 from tasks.shards import list_shards, open_shard
 from tasks.warehouse import connect, migrate

@@ -45,6 +45,7 @@ class FaultProxy:
     chances: Mapping[str, float] = field(default_factory=dict)
     script: deque[str] = field(default_factory=deque)  # one fault for each of the next requests that it fits
     touches: Callable[[str, str], bool] = lambda method, path: True  # which requests may be broken
+    passed: Callable[[str, str, int, int], None] = lambda method, path, sent, received: None  # told of every answered request
     requests: int = 0  # that could have been broken
     ranges: list[str] = field(default_factory=list)  # that they asked for
     injected: Counter[str] = field(default_factory=Counter)
@@ -148,6 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.upstream.endheaders(body)
         response = self.upstream.getresponse()
         data = response.read()
+        self.faults.passed(self.command, self.path, len(body or b""), len(data))
         shown = len(data) // 2 if fault in ("truncated", "short", "reset_body") else len(data)
         if fault == "flip" and data:
             data = bytes([data[0] ^ 1]) + data[1:]

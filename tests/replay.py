@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -41,11 +42,14 @@ def transcripts(page: Path) -> list[tuple[str, str]]:
     return [pair for block in _BLOCK.findall(page.read_text()) for pair in commands(block)]
 
 
-def run(command: str, folder: Path, data: Path) -> str:
-    """What a command prints, standard error left out; a failing command may be part of a transcript."""
-    done = subprocess.run(
-        ["bash", "-c", command], cwd=folder, env=environment(data, folder), capture_output=True, text=True, timeout=900
-    )
+def run(command: str, folder: Path, data: Path, further: Mapping[str, str] | None = None) -> str:
+    """What a command prints, standard error left out; a failing command may be part of a transcript.
+
+    Args:
+        further: variables beside those of ``environment``.
+    """
+    variables = environment(data, folder) | (further or {})
+    done = subprocess.run(["bash", "-c", command], cwd=folder, env=variables, capture_output=True, text=True, timeout=900)
     text = done.stdout if done.returncode == 0 else done.stdout + done.stderr
     return re.sub(re.escape(str(folder)) + "/?", "", text)
 
@@ -64,18 +68,37 @@ def prepared(folder: Path) -> Path:
     return folder
 
 
-def main(page: Path, data: Path) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        folder = prepared(Path(name))
-        text = page.read_text()
-        for block in _BLOCK.findall(text):
-            lines = []
-            for command, _ in commands(block):
-                print(command, flush=True)
-                lines.append(f"$ {command}\n{run(command, folder, data).rstrip()}\n")
-            text = text.replace(block, "".join(line.replace("\n\n", "\n") if line.endswith("\n\n") else line for line in lines))
-        page.write_text(text)
+def written_anew(page: Path, folder: Path, data: Path, given: Mapping[str, str] | None = None) -> None:
+    """Runs the commands of a page in ``folder`` and puts what they print into it.
+
+    Args:
+        given: values of the variables that the page exports.
+    """
+    text = page.read_text()
+    for found in list(_BLOCK.finditer(text)):
+        further, lines = exported(text[: text.index(found[1])], given or {}), []
+        for command, _ in commands(found[1]):
+            print(command, flush=True)
+            lines.append(f"$ {command}\n{run(command, folder, data, further).rstrip()}\n")
+        made = "".join(line.replace("\n\n", "\n") if line.endswith("\n\n") else line for line in lines)
+        text = text.replace(found[1], made)
+    page.write_text(text)
+
+
+def exported(text: str, given: Mapping[str, str]) -> dict[str, str]:
+    """The variables that some text exports, with the values given."""
+    lines = re.findall(r"^export (.*)$", text, re.MULTILINE)
+    return {name: given[name] for line in lines for name in re.findall(r"\b([A-Z][A-Z0-9_]+)=", line)}
+
+
+def with_exports(page: Path, given: Mapping[str, str]) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """(command, expected output, variables that the page has exported by then), in order."""
+    text = page.read_text()
+    for found in _BLOCK.finditer(text):
+        for command, expected in commands(found[1]):
+            yield command, expected, exported(text[: found.start()], given)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]).resolve())
+    with tempfile.TemporaryDirectory() as name:
+        written_anew(Path(sys.argv[1]), prepared(Path(name)), Path(sys.argv[2]).resolve())

@@ -36,8 +36,8 @@ CREATE TABLE shards (
   calibration_id UUID NOT NULL,
   run_id UUID NOT NULL,
   seconds DOUBLE NOT NULL,           -- reading to finished part
-  committed_at TIMESTAMPTZ NOT NULL,
-  CHECK (state <> 'complete' OR members = scored + excluded)
+  committed_at TIMESTAMPTZ NOT NULL
+  , CHECK (state <> 'complete' OR members = scored + excluded) -- embedded only
 );
 
 CREATE TABLE images (

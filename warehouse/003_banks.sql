@@ -92,7 +92,8 @@ CREATE MACRO discoveries(rate) AS TABLE
 -- Share of generated images: one minus Storey's estimate of the share of real ones, from the p-values above one half, which
 -- generated images seldom reach (Storey 2002, A direct approach to false discovery rates). The 90 % interval adds the binomial
 -- noise of the corpus to the Beta noise of the calibration. Too low where generated images pass as real.
-CREATE MACRO prevalence(of_domain := NULL) AS TABLE
+CREATE MACRO prevalence(of_domain := NULL) AS TABLE -- embedded only
+-- lake: CREATE MACRO prevalence(of_domain := '') AS TABLE
   WITH counted AS (
     SELECT s.domain, count(*) AS images, greatest(count(*) FILTER (p_value > 0.5), 1) AS above,
            any_value(c.images) AS n, (1 + any_value(c.images) - floor((any_value(c.images) + 1) / 2)) / (any_value(c.images) + 1) AS null_share
@@ -105,7 +106,9 @@ CREATE MACRO prevalence(of_domain := NULL) AS TABLE
   SELECT e.domain, images, greatest(0.0, 1 - real_share) AS generated_share,
          greatest(0.0, 1 - real_share * exp(1.645 * relative)) AS low,
          greatest(0.0, 1 - real_share * exp(-1.645 * relative)) AS high
-  FROM estimated e WHERE of_domain IS NULL OR e.domain = of_domain ORDER BY e.domain;
+  FROM estimated e WHERE
+    -- lake: of_domain = '' OR
+    of_domain IS NULL OR e.domain = of_domain ORDER BY e.domain;
 
 -- Of what `flagged(fpr)` lists: the share that is generated, one minus the false ones expected of the estimated real images.
 CREATE MACRO expected_precision(fpr) AS TABLE

@@ -5,7 +5,9 @@ CREATE TABLE reviews (
   sha256 VARCHAR NOT NULL,
   shard_id UUID NOT NULL,
   key VARCHAR NOT NULL,
-  verdict VARCHAR NOT NULL CHECK (verdict IN ('generated', 'real', 'unsure')),
+  verdict VARCHAR NOT NULL
+  CHECK (verdict IN ('generated', 'real', 'unsure')) -- embedded only
+  ,
   reviewer VARCHAR NOT NULL,
   reason VARCHAR,
   reviewed_at TIMESTAMPTZ NOT NULL,
@@ -67,7 +69,8 @@ CREATE OR REPLACE MACRO discoveries(rate) AS TABLE
   ), line AS (SELECT coalesce(max(p_value), 0) AS p FROM ranked WHERE p_value <= rate * at_most / tests)
   SELECT s.* FROM scored s, line WHERE s.in_support AND s.p_value <= line.p ORDER BY score DESC;
 
-CREATE OR REPLACE MACRO prevalence(of_domain := NULL) AS TABLE
+CREATE OR REPLACE MACRO prevalence(of_domain := NULL) AS TABLE -- embedded only
+-- lake: CREATE OR REPLACE MACRO prevalence(of_domain := '') AS TABLE
   WITH counted AS (
     SELECT s.domain, count(*) AS images, greatest(count(*) FILTER (p_value > 0.5), 1) AS above,
            any_value(c.images) AS n, (1 + any_value(c.images) - floor((any_value(c.images) + 1) / 2)) / (any_value(c.images) + 1) AS null_share
@@ -80,7 +83,9 @@ CREATE OR REPLACE MACRO prevalence(of_domain := NULL) AS TABLE
   SELECT e.domain, images, greatest(0.0, 1 - real_share) AS generated_share,
          greatest(0.0, 1 - real_share * exp(1.645 * relative)) AS low,
          greatest(0.0, 1 - real_share * exp(-1.645 * relative)) AS high
-  FROM estimated e WHERE of_domain IS NULL OR e.domain = of_domain ORDER BY e.domain;
+  FROM estimated e WHERE
+    -- lake: of_domain = '' OR
+    of_domain IS NULL OR e.domain = of_domain ORDER BY e.domain;
 
 -- Precision is expected of the score's own flags, before anybody looked.
 CREATE OR REPLACE MACRO expected_precision(fpr) AS TABLE

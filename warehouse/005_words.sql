@@ -168,13 +168,13 @@ COMMENT ON COLUMN migrations.applied_at IS 'when';
 COMMENT ON VIEW promoted IS 'The scorer, bank and calibration that are @production: every view shows these alone.';
 
 COMMENT ON VIEW judged IS 'The scores that count, without the images: what to count with.';
-COMMENT ON COLUMN judged.shard_url IS 'where the shard lies';
+COMMENT ON COLUMN judged.shard_url IS 'where the shard lies'; -- embedded only
 
 COMMENT ON VIEW scored IS 'One row per scored image: the image and its score under the promoted scorer, bank and calibration.';
-COMMENT ON COLUMN scored.shard_url IS 'where the shard lies';
+COMMENT ON COLUMN scored.shard_url IS 'where the shard lies'; -- embedded only
 
 COMMENT ON VIEW excluded IS 'Members without a score under the promoted scorer, bank and calibration.';
-COMMENT ON COLUMN excluded.shard_url IS 'where the shard lies';
+COMMENT ON COLUMN excluded.shard_url IS 'where the shard lies'; -- embedded only
 
 COMMENT ON VIEW accounting IS 'Every shard with members = scored + excluded.';
 

@@ -1,6 +1,5 @@
 """The report: one folder that opens from disk or an object store, asks nothing of the network, and fits in 30 MB."""
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from tasks.report.page import render
 from tasks.report.pictures import Pictures, limit_of, look, maps
 from tasks.report.selection import MOST_GENERATED, MOST_REAL
 from tasks.scorers import load_kit
-from tasks.warehouse import connect
+from tasks.warehouse import connect, report_folder, spelled
 
 __all__ = ["MOST_GENERATED", "MOST_REAL", "load_evidence_kit", "write_report"]
 
@@ -37,7 +36,7 @@ def write_report(
     Raises:
         ArtifactError: ``out`` holds something that is not a report; nothing is written.
     """
-    out = out or os.path.abspath(warehouse) + ".report"
+    out = out or report_folder(warehouse)
     require_ours(out, storage_block)
     found = _gather(warehouse)
     if found is None:
@@ -90,7 +89,7 @@ def _gather(warehouse: str) -> dict[str, Any] | None:
         chosen = list(dict.fromkeys(identity for each in galleries for identity in each["ids"]))
         images = selection.details(connection, chosen, sources, line)
         return {
-            "warehouse": os.path.abspath(warehouse),
+            "warehouse": spelled(warehouse),
             "lineage": known,
             "runs": facts.runs(connection, {row["run_id"] for row in images.values()}),
             "bank_sources": facts.bank_sources(connection),

@@ -19,8 +19,9 @@ from mdmf_core.errors import SourceError, SourceRefused
 from mdmf_core.images import decode, thumbnail
 from mdmf_core.records import DecodedImage, ExclusionReason, ImageExcluded
 from mdmf_core.witness import Densities, Evidence, evidence, paint
-from tasks.extract import LIMITS, in_order
+from tasks.extract import LIMITS
 from tasks.kit import ScoringKit
+from tasks.pipeline import in_order
 from tasks.shards import read_member
 
 SIDE = 240  # longest side of thumbnails and maps, pixels
@@ -122,7 +123,7 @@ def look(
             record["problem"] = seen.problem
             if kit is not None and seen.crops is not None:
                 batch.append((record, seen))
-                if len(batch) == kit.batch_images:
+                if sum(len(seen.crops) for _, seen in batch if seen.crops is not None) >= kit.batch_crops:
                     found |= _evidence(batch, kit, densities)
                     batch = []
     if kit is not None and batch:
@@ -132,7 +133,7 @@ def look(
 
 def _evidence(batch: list[tuple[dict[str, Any], Seen]], kit: ScoringKit, densities: dict[str, Densities]) -> dict[str, Evident]:
     """Against the slice that the score was taken from."""
-    signatures = kit.scorer.extract([seen.crops for _, seen in batch if seen.crops is not None])
+    signatures = kit.scorer.extract([seen.crops for _, seen in batch if seen.crops is not None], kit.passes)
     slices = {part.domain: part for part in kit.bank.slices}
     found = {}
     for (record, seen), vectors in zip(batch, torch.split(signatures.vectors, signatures.counts), strict=True):

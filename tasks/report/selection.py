@@ -153,8 +153,10 @@ REASON_COUNTS = "SELECT reason, count(*) AS members FROM excluded GROUP BY reaso
 _EXCLUDED = f"""
 SELECT e.reason, e.key, left(e.detail, 300) AS detail, e.shard_url, e.image_id::VARCHAR AS image_id,
        i.locator, i.bytes, i.sha256, (SELECT any_value(kind) FROM shards WHERE shards.shard_id = e.shard_id) AS kind
-FROM (SELECT reason, unnest(min(row(image_id, shard_id), {PER_REASON})) AS chosen FROM excluded GROUP BY reason) c
-JOIN excluded e ON e.reason = c.reason AND e.image_id = c.chosen[1] AND e.shard_id = c.chosen[2]
+FROM (
+  SELECT reason, unnest(min({{'image': image_id, 'shard': shard_id}}, {PER_REASON})) AS chosen FROM excluded GROUP BY reason
+) c
+JOIN excluded e ON e.reason = c.reason AND e.image_id = c.chosen['image'] AND e.shard_id = c.chosen['shard']
 LEFT JOIN images i ON i.image_id = e.image_id AND i.shard_id = e.shard_id
 ORDER BY e.reason, e.image_id
 """

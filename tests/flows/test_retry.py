@@ -137,7 +137,7 @@ def test_a_retry_that_breaks_leaves_the_rows_that_were_there(curate, retry, tmp_
     def broken(*_: object) -> None:
         raise RuntimeError("device lost")
 
-    monkeypatch.setattr(mend, "score_batch", broken)
+    monkeypatch.setattr(mend, "scored_rows", broken)
     with pytest.raises(MdmfError, match="device lost"):
         retry("not_an_image", force=True)
     assert list(query(warehouse, "SELECT state FROM accounting")["state"]) == ["complete"]
@@ -188,7 +188,7 @@ def test_a_shard_that_kills_its_runs_is_set_aside_and_tried_again_on_demand(cura
     first = curate(f"{tmp_path}/*.tar")
     assert (first.failed, first.complete) == (1, 1)
     reason = query(warehouse, "SELECT reason FROM accounting WHERE state = 'failed'")["reason"][0]
-    assert reason.startswith("killed: 5 runs died while they were at it")
+    assert reason.startswith("killed: 5 processes died while they were at it")
     assert curate(f"{tmp_path}/*.tar").set_aside == 1
     assert retry("killed").scored == 2
 

@@ -6,6 +6,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pytest
+from lakes import KINDS, place
 
 from mdmf_core.calibration import budget
 from tasks.warehouse import connect, migrate
@@ -13,12 +14,12 @@ from tasks.warehouse import connect, migrate
 IDS = [str(uuid.UUID(int=number)) for number in range(1, 6)]
 
 
-@pytest.fixture
-def corpus(tmp_path):
+@pytest.fixture(params=KINDS)
+def corpus(request, tmp_path):
     """A function that fills a warehouse with p-values by domain, and gives a function to ask it."""
 
     def fill(rows: pd.DataFrame, calibrated: dict[str, int]):
-        path = str(tmp_path / "w.duckdb")
+        path = place(tmp_path, request.param)
         scorer, bank, calibration, shard, run = IDS
         with connect(path) as connection:
             migrate(connection)

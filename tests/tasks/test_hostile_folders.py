@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from mdmf_core.errors import ShardUnfinished, SourceError
-from tasks.parts import Work, read_plan, write_plan
+from tasks.parts import Work
+from tasks.plans import read_plan, write_plan
 from tasks.shards import list_shards, open_shard
 from tasks.storage import open_storage
 
@@ -38,7 +39,7 @@ def test_any_name_is_read_and_becomes_a_key(tmp_path):
     for name in NAMES:
         (folder / name).write_bytes(b"x")
     shards = list_shards(str(folder), 1000)
-    write_plan(str(tmp_path / "plan.parquet"), [[Work(shard, 0) for shard in shards]])
+    write_plan(str(tmp_path / "plan.parquet"), [Work(shard, 0) for shard in shards], 1000)
     planned = [work.shard for work in read_plan(str(tmp_path / "plan.parquet"), 0)]
     assert planned == shards
     members = [member for shard in planned for member in _members(shard)]

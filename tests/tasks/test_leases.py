@@ -172,3 +172,43 @@ def test_a_disk_that_refuses_the_sign_of_life_does_not_end_the_run(folder, monke
             assert time.monotonic() < deadline
             time.sleep(0.01)
         assert isinstance(acquire(folder, "a", name, 0), Lease)
+
+
+def _take(folder: str, name: str) -> None:
+    acquire(folder, "a", name, 0)
+
+
+def test_a_worker_that_dies_is_an_attempt_though_its_owner_lives(folder):
+    with owner(folder, RUN) as name:
+        worker = multiprocessing.get_context("spawn").Process(target=_take, args=(folder, name))
+        worker.start()
+        worker.join()
+        assert worker.exitcode == 0
+        next_one = acquire(folder, "a", name, 0)
+        assert (next_one.generation, next_one.attempts) == (2, 2)
+        assert next_one.lost > 0
+        assert acquire(folder, "a", name, 0) == next_one
+        release(folder, "a", 1)  # what the dead one held
+        assert len(os.listdir(Path(folder) / "held")) == 1
+
+
+def test_what_dead_attempts_lost_is_counted_up_to_the_last_sign_of_life_and_added_up(folder, holder):
+    holder.kill()
+    holder.join()
+    (path,) = (Path(folder) / "owners").iterdir()
+    os.utime(path, (1010, 1010))
+    for shard, since in (("a", 1000), ("b", 2000)):  # b: the clocks of two machines
+        lease = Path(folder) / "held" / f"{shard}.1.json"
+        lease.write_text(json.dumps(json.loads(lease.read_text()) | {"since": since, "lost": 5.0}))
+    with owner(folder, RUN) as name:
+        assert acquire(folder, "a", name, 0).lost == 15.0
+        assert acquire(folder, "b", name, 0).lost == 5.0
+
+
+def test_what_a_forgotten_owner_lost_is_not_known(folder, holder):
+    holder.kill()
+    holder.join()
+    (dead,) = dead_owners(folder)
+    forget(folder, dead)
+    with owner(folder, RUN) as name:
+        assert acquire(folder, "a", name, 0).lost == 0.0

@@ -32,17 +32,20 @@ def made(path: str, steps: int = 2) -> str:
             connection.execute((files("warehouse") / name).read_text())
             connection.execute("INSERT INTO migrations VALUES (?, now())", [name])
         for day, (bank, calibration) in enumerate(BANKS.items(), start=1):
-            _insert(connection, "banks", [bank, SCORER, "photos", "b" * 64, 9, 99, 5, 1.0, 0.01, f"2026-01-0{day} 00:00+00"])
-            _insert(connection, "calibrations", [calibration, SCORER, bank, "photo", "c" * 64, 99, 0.01, "2026-01-01 00:00+00"])
-            _insert(connection, "bank_aliases", ["production", SCORER, bank, calibration, f"2026-01-0{day} 00:00+00"])
+            _insert(connection, "banks", [bank, SCORER, "photos", "b" * 64, 9, 99, 5, 1.0, 0.01, f"2026-01-0{day} 00:00:00+00"])
+            _insert(
+                connection, "calibrations", [calibration, SCORER, bank, "photo", "c" * 64, 99, 0.01, "2026-01-01 00:00:00+00"]
+            )
+            _insert(connection, "bank_aliases", ["production", SCORER, bank, calibration, f"2026-01-0{day} 00:00:00+00"])
             _insert(
                 connection, "shards",
                 [SHARD, "u", "tar", "d", 1, "f", "complete", None, 1, 1, 0, False, SCORER, bank, calibration, RUN, 1,
-                 "2026-01-03 00:00+00"],
+                 "2026-01-03 00:00:00+00"],
             )  # fmt: skip
             _insert(
                 connection, "scores",
-                [RUN, SHARD, SCORER, bank, calibration, RUN, 1, 0, 0, 0, 0, 0, 9, 0.02, "photo", True, "2026-01-03 00:00+00"],
+                [RUN, SHARD, SCORER, bank, calibration, RUN, 1, 0, 0, 0, 0, 0, 9, 0.02, "photo", True,
+                 "2026-01-03 00:00:00+00"],
             )  # fmt: skip
             if steps > 2:
                 connection.execute("INSERT INTO calibration_slices VALUES (?, 'photo', 99, 0.01)", [calibration])

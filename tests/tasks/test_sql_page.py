@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from fabricate import ROOT, benchmark
 
+pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")  # DuckDB 1.5's own way with time zones
 sql = benchmark("sql")
 PAGE = ROOT / "docs" / "sql.md"
 QUERIES = sql.queries(PAGE)

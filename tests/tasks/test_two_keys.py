@@ -4,7 +4,8 @@ import pytest
 from fabricate import open_warehouse, outcome_of, with_an_exclusion, write_shard
 
 from tasks.content import content_digest
-from tasks.landing import land, shard_id
+from tasks.landing import land
+from tasks.part_rows import shard_id
 from tasks.verify import verify
 from tasks.warehouse import connect, query
 

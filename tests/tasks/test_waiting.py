@@ -10,7 +10,7 @@ from fabricate import open_warehouse, outcome_of, write_shard
 from warehouses import held
 
 from mdmf_core.errors import WarehouseHeld
-from tasks import warehouse as opening
+from tasks import attach as opening
 from tasks.landing import land
 from tasks.warehouse import connect, query
 

@@ -1,0 +1,127 @@
+"""`curate-corpus`: a collection too large for one run, curated by child runs that its parent starts and follows."""
+
+import uuid
+from typing import Annotated, cast
+
+from prefect import flow, get_run_logger, runtime
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from pydantic import Field
+
+from flows.scoring import CurateResult, run_closed
+from mdmf_core.errors import MdmfError
+from tasks import artifacts, corpus_steps, steps
+from tasks.children import Children, require_deployment
+from tasks.engines import Engine, EngineName
+from tasks.following import Follower
+from tasks.leases import owner
+from tasks.portions import CorpusPlan, PortionResult, results, totals
+from tasks.steps import CurateSettings
+from tasks.storage import refuse_credentials
+from tasks.warehouse import leases_folder, spelled
+
+
+class CorpusResult(CurateResult):
+    """What became of a plan, over all its child runs and all the parents it had."""
+
+    plan_id: str
+    resumed: bool  # an earlier parent made the plan
+    portions: int
+    given_up: int  # portions
+    unfinished: int  # shards of portions that were given up
+
+
+@flow(name="curate-corpus", flow_run_name=artifacts.run_name)
+def curate_corpus(
+    source: str,
+    warehouse: str = "warehouse.duckdb",
+    scorer: str = "default",
+    bank: str = "default",
+    calibration: str | None = None,
+    keep_signatures: Annotated[float, Field(ge=0, le=1)] = 0.0,
+    shards_per_task: Annotated[int, Field(ge=1)] = 4,
+    images_per_slice: Annotated[int, Field(ge=1)] = 1000,
+    max_shards: Annotated[int, Field(ge=1)] | None = None,
+    batch_images: Annotated[int, Field(ge=0)] = 0,
+    decode_threads: Annotated[int, Field(ge=0)] = 0,
+    device: str = "auto",
+    compile: bool = False,
+    storage_block: str | None = None,
+    promote: bool = False,
+    engine: EngineName = "threads",
+    engine_address: str | None = None,
+    num_cpus: Annotated[int, Field(ge=0)] = 0,
+    num_gpus: Annotated[float, Field(ge=0)] = 0.0,
+    shards_per_run: Annotated[int, Field(ge=1, le=2000)] = 200,
+    runs_at_once: Annotated[int, Field(ge=1)] = 4,
+    attempts: Annotated[int, Field(ge=1)] = 3,
+    deployment: str = "curate-portion/laion-portion",
+    resume: bool = True,
+) -> CorpusResult:
+    """Plans a collection once, has its portions scored by child runs, and goes on where an earlier parent died.
+
+    Args:
+        source: as in `curate`, and so are all up to `num_gpus`; device, engine, threads and batches are those of each child.
+        shards_per_run: shards of a portion, which one child run does; 50 to 500 suit Prefect.
+        runs_at_once: child runs that have not ended, at most; workers need a slot for each, and one for the parent.
+        attempts: child runs in a row that may die or fail on one portion before it is given up.
+        deployment: of the flow `curate-portion`; its work pool decides where the children run.
+        resume: go on with an earlier parent's plan for the same source, scorer and bank; otherwise drop it and plan anew.
+
+    Raises:
+        MdmfError: as in `curate`; another parent is at this corpus; or portions were given up, and which.
+    """
+    refuse_credentials(source)
+    settings = CurateSettings(
+        source=source, warehouse=spelled(warehouse), scorer=scorer, bank=bank, calibration=calibration,
+        keep_signatures=keep_signatures, shards_per_task=shards_per_task, images_per_slice=images_per_slice,
+        max_shards=max_shards, batch_images=batch_images, decode_threads=decode_threads, device=device,
+        compile=compile, storage_block=storage_block, promote=promote,
+        engine=Engine(name=engine, address=engine_address, num_cpus=num_cpus, num_gpus=num_gpus),
+    ).resolved()  # fmt: skip
+    here = settings.model_copy(update={"device": "cpu"})  # a parent needs no GPU: it only asks who the scorer is
+    run_id, work, leases = str(runtime.flow_run.id or uuid.uuid4()), corpus_steps.corpus_work(here), leases_folder(warehouse)
+    with owner(leases, run_id) as name:
+        corpus_steps.require_alone(leases, work, name)
+        require_deployment(deployment)
+        plan, resumed = corpus_steps.plan_corpus(here, work, shards_per_run, resume)
+        promoted = corpus_steps.open_corpus(here, run_id)
+        with run_closed(here, run_id) as ending:
+            artifacts.label_run(scorer, bank, plan.to_do, plan.shards)
+            children = Children(plan.plan_id, deployment, source, corpus_steps.of_every_child(settings, plan))
+            follower = Follower(children, plan.path, leases, runs_at_once, attempts)
+            found = _carried_out(here, plan, follower, ending.failures)
+            page, given_up = steps.report(here), len(ending.failures)
+            result = _result(plan, run_id, found, page, spelled(warehouse), resumed, promoted, given_up)
+        corpus_steps.close_corpus(here, work, plan)
+    artifacts.publish_corpus(result.model_dump(), found)
+    if ending.failures:
+        raise MdmfError(f"{given_up} of {plan.portions} portions were given up; first: {ending.failures[0]}")
+    return result
+
+
+def _carried_out(settings: CurateSettings, plan: CorpusPlan, follower: Follower, failures: list[str]) -> list[PortionResult]:
+    """Follows the children of all portions that are not done. A portion that is given up costs no other portion."""
+    done = {number: result for number, result in results(plan.path).items() if not result.failures}
+    progress = create_progress_artifact(
+        progress=100.0 * len(done) / max(1, plan.portions), key="corpus-progress", description=settings.source
+    )
+    for ended in follower.follow(number for number in range(plan.portions) if number not in done):
+        done[ended.portion] = corpus_steps.portion_result(settings, plan.path, ended)
+        if ended.failure:
+            failures.append(ended.failure)
+            get_run_logger().error("%s", ended.failure)
+        update_progress_artifact(artifact_id=cast(uuid.UUID, progress), progress=100.0 * len(done) / plan.portions)
+    return [done[number] for number in sorted(done)]
+
+
+def _result(
+    plan: CorpusPlan, run_id: str, found: list[PortionResult], page: str | None, warehouse: str, resumed: bool, promoted: bool,
+    given_up: int,
+) -> CorpusResult:  # fmt: skip
+    counts = totals(found)
+    unfinished = plan.to_do - sum(counts[name] for name in ("complete", "deferred", "failed", "elsewhere"))
+    return CorpusResult(
+        run_id=run_id, shards=plan.shards, already_complete=plan.already_complete, set_aside=plan.set_aside,
+        warehouse=warehouse, report=page, promoted=promoted, plan_id=plan.plan_id, resumed=resumed, portions=plan.portions,
+        given_up=given_up, unfinished=unfinished, **counts,
+    )  # fmt: skip

@@ -1,0 +1,27 @@
+"""`curate-portion`: one portion of a corpus plan, as a child run of `curate-corpus`."""
+
+from prefect import flow
+
+from flows.scoring import CurateResult, carry_out
+from tasks import corpus_steps
+from tasks.steps import CurateSettings
+
+
+@flow(name="curate-portion")
+def curate_portion(plan: str, portion: int, settings: CurateSettings) -> CurateResult:
+    """Scores what is left to do of one portion and leaves its result beside the plan.
+
+    Args:
+        plan: path or URL of a corpus plan.
+        portion: which of its groups.
+        settings: as `curate-corpus` resolved them.
+
+    Raises:
+        MdmfError: as in `curate`; or the plan is not there any more.
+    """
+
+    def keep(result: CurateResult, failures: list[str]) -> None:
+        wasted = result.wasted_seconds
+        corpus_steps.keep_portion(settings, plan, portion, result.run_id, result.elsewhere, failures, wasted)
+
+    return carry_out(settings, lambda run_id: corpus_steps.plan_portion(settings, plan, portion, run_id), keep)

@@ -1,0 +1,140 @@
+"""How fast each stage is on this machine, alone, on real images, within about a minute."""
+
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from mdmf_core.crops import CropPlan
+from mdmf_core.errors import SourceError
+from mdmf_core.records import Member
+from mdmf_core.speed import Rates
+from tasks.decoding import DecodePool
+from tasks.extract import LIMITS, Batch, rows_of
+from tasks.kit import ScoringKit
+from tasks.landing import land
+from tasks.parts import ShardOutcome, part_writer, read_part
+from tasks.pipeline import in_order
+from tasks.prepared import Prepared, prepare, shape_of
+from tasks.processor import model_threads
+from tasks.shards import list_shards, open_shard
+from tasks.stages import Stages
+from tasks.warehouse import connect, migrate
+
+_IMAGES = 200  # that are read and decoded
+_SHARDS, _ROWS = 3, 10_000  # that are landed, and rows of each
+_BYTES = 256 * 2**20  # that are read at most
+
+
+def measure(source: str, kit: ScoringKit, seconds: float, storage_block: str | None, say: Callable[[str], None]) -> Rates:
+    """The rates of all stages on the first images of a source.
+
+    Args:
+        seconds: for each figure, about.
+        say: is told what comes next.
+
+    Raises:
+        SourceError: no image there that can be scored.
+    """
+    say("reading")
+    members, rate = _read(source, seconds, storage_block)
+    cores = os.cpu_count() or 1
+    decode: dict[int, float] = {}
+    ready: list[Prepared] = []
+    for workers in sorted({1, kit.decode_threads}):
+        say(f"decoding in {workers} children")
+        with DecodePool(workers) as pool:
+            ready = _decoded(members, kit.scorer.crops, pool)  # starts the children
+            decode[workers] = _rate(lambda: len(_decoded(members, kit.scorer.crops, pool)), seconds)
+    scored = [item for item in ready if item.crops is not None]
+    if not scored:
+        raise SourceError(f"{source}: none of its first {len(members)} images can be scored; first: {ready[0].detail}")
+    backbone = {}
+    for size in (1, 4, 16, 64):
+        say(f"backbone, {size} images at once")
+        crops = [item.crops for item in islice(cycle(scored), size) if item.crops is not None]
+        _extracted(crops, kit)
+        backbone[size] = _rate(lambda: _extracted(crops, kit), seconds)  # noqa: B023 - called at once
+    say("statistics")
+    found = kit.scorer.extract(crops)
+    shapes = [shape_of(item.member, item.image) for item in islice(cycle(scored), len(crops)) if item.image is not None]
+    score = _rate(lambda: len(kit.scorer.score(found, shapes, kit.bank, kit.calibration)), seconds)
+    say("landing")
+    some = scored[: len(crops)]
+    rows = rows_of(Batch(some, None, kit.scorer.extract([item.crops for item in some])), kit, None, Stages())
+    mean = sum(len(member.data) for member in members) / len(members)
+    return Rates(
+        cores, kit.scorer.device.type == "cuda", mean, rate, decode[1], decode[kit.decode_threads], kit.decode_threads,
+        backbone, score, _landed(rows, kit),
+    )  # fmt: skip
+
+
+def _read(source: str, seconds: float, storage_block: str | None) -> tuple[list[Member], float]:
+    """Some members, and MB/s of reading so long or so much."""
+    members: list[Member] = []
+    read, started = 0, time.perf_counter()
+    for shard in list_shards(source, _IMAGES, storage_block):
+        if shard.unfinished:
+            continue
+        with open_shard(shard, LIMITS.max_bytes, storage_block) as reader:
+            for member in reader:
+                read += len(member.data)
+                if member.excluded is None and len(members) < _IMAGES:
+                    members.append(member)
+                if read >= _BYTES or (len(members) >= _IMAGES and time.perf_counter() - started >= seconds):
+                    return members, read / (time.perf_counter() - started) / 1e6
+    if not members:
+        raise SourceError(f"{source}: no image there")
+    return members, read / (time.perf_counter() - started) / 1e6
+
+
+def _decoded(members: Sequence[Member], plan: CropPlan, pool: DecodePool) -> list[Prepared]:
+    return list(in_order(pool.threads, lambda member: prepare(member, plan, pool), members, len(members)))
+
+
+def _extracted(crops: Sequence[UInt8[np.ndarray, "n 3 size size"]], kit: ScoringKit) -> int:
+    """Images through the backbone: as many batches side by side as in a run."""
+    threads = model_threads(kit.backbones)
+    return sum(len(found.counts) for found in threads.map(kit.scorer.extract, [crops] * kit.backbones))
+
+
+def _rate(work: Callable[[], int], seconds: float) -> float:
+    """Items per second of work that is done again and again for so long."""
+    done, started = 0, time.perf_counter()
+    while done == 0 or time.perf_counter() - started < seconds:
+        done += work()
+    return done / (time.perf_counter() - started)
+
+
+def _landed(rows: Sequence[dict[str, Any]], kit: ScoringKit) -> float:
+    """Rows per second of landing one shard after another into a new warehouse."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        warehouse = str(folder / "w.duckdb")
+        with connect(warehouse) as connection:
+            migrate(connection)
+        ready = [_part(folder, number, rows) for number in range(_SHARDS)]
+        started = time.perf_counter()
+        for outcome in ready:
+            land(warehouse, [outcome], kit.key)
+        return _SHARDS * _ROWS / (time.perf_counter() - started)
+
+
+def _part(folder: Path, number: int, rows: Sequence[dict[str, Any]]) -> ShardOutcome:
+    """A finished part of ``_ROWS`` members with the facts and scores of a few."""
+    path, run = str(folder / f"{number}.parquet"), str(uuid.uuid4())
+    outcome = ShardOutcome(
+        f"{number}.tar", "tar", 1, "speed", "complete", None, "speed", _ROWS, _ROWS, 0, 1.0, run, None, generation=1
+    )  # fmt: skip
+    with part_writer(path) as part:
+        part.write([row | {"key": str(index)} for index, row in enumerate(islice(cycle(rows), _ROWS))])
+        part.close_with(outcome)
+    return replace(read_part(path), generation=1)
