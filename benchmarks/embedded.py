@@ -16,7 +16,7 @@ from mdmf_core.scoring import Signatures
 from tasks.kit import ScoringKit
 from tasks.scorers import load_kit
 
-IMAGES, BATCH, REPEATS, TARGET = 256, 32, 3, 0.85
+IMAGES, BATCH, REPEATS, TARGET = 1024, 32, 3, 0.85
 
 
 def cpu_seconds(action: Callable[[], object]) -> float:

@@ -12,7 +12,7 @@ import math
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, conv2d, one_hot, pad
+from torch.nn.functional import conv2d, one_hot, pad
 
 CROP = 64  # side of a crop, pixels
 _LAGS = ((0, 1), (0, 2), (0, 3), (0, 4), (1, 0), (2, 0), (3, 0), (4, 0), (1, 1), (2, 2), (4, 4))
@@ -61,11 +61,19 @@ def _spectrum_cells() -> Float[Tensor, "bins cells"]:
     return members / members.sum(0)
 
 
+def _box() -> Float[Tensor, "64 64"]:
+    """The mean over 9 pixels around each, in a line of pixels that is mirrored at its ends."""
+    line = torch.arange(-4, CROP + 4).abs()
+    line = torch.minimum(line, 2 * (CROP - 1) - line)
+    return torch.stack([one_hot(line[at : at + CROP], CROP) for at in range(9)]).sum(0) / 9
+
+
 def _patches(maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c 9"]:
     """Means over the nine 32 px patches (stride 16) of a crop; ``h`` and ``w`` are multiples of 4."""
     n, c, h, w = maps.shape
-    cells = maps.reshape(n, c, 4, h // 4, w).sum(3).view(n, c, 4, 4, w // 4).sum(4) / (h * w / 16)
-    return avg_pool2d(cells, 2, 1).flatten(2)
+    cells = maps.reshape(n, c, 4, h // 4, w).sum(3).view(n, c, 4, 4, w // 4).sum(4).div_(h * w / 4)
+    pairs = cells[:, :, :-1] + cells[:, :, 1:]  # pooling would take longer than the sums
+    return (pairs[..., :-1] + pairs[..., 1:]).flatten(2)
 
 
 def _shifted(padded: Tensor, down: int, right: int) -> Tensor:
@@ -86,6 +94,7 @@ class ForensicBackbone(nn.Module):
 
     dct: Tensor
     residual: Tensor
+    box: Tensor
     cells: Tensor
     window: Tensor
     luma: Tensor
@@ -95,6 +104,7 @@ class ForensicBackbone(nn.Module):
         constants = {
             "dct": _dct_filters(),
             "residual": _residual_filters(),
+            "box": _box(),
             "cells": _spectrum_cells(),
             "window": torch.hann_window(CROP, periodic=False).outer(torch.hann_window(CROP, periodic=False)),
             "luma": torch.tensor(_LUMA).view(1, 3, 1, 1),
@@ -103,7 +113,7 @@ class ForensicBackbone(nn.Module):
             self.register_buffer(name, value, persistent=False)
 
     def forward(self, crops: UInt8[Tensor, "n 3 64 64"]) -> Float[Tensor, "n 9 272"]:
-        # A processor's cache holds the maps of about 16 crops; a third of the time goes when they do not fit.
+        # A core's own cache holds the maps of about 16 crops; fewer at once cost more in calls than they save.
         parts = torch.split(crops, 16) if crops.device.type == "cpu" else [crops]
         return torch.cat([self._tokens(part) for part in parts])
 
@@ -140,28 +150,35 @@ class ForensicBackbone(nn.Module):
 
     def _histograms(self, relative: Float[Tensor, "n c 64 64"]) -> Float[Tensor, "n three_c 9"]:
         """Share of residuals near zero at three widths, relative to the crop's own residual level."""
-        squares = relative.square()
-        return torch.cat([_patches((squares / -(width**2)).clamp_min_(-16).exp_()) for width in (0.25, 0.5, 1.0)], 1)
+        near = relative.square().neg_().clamp_min_(-16).exp_()
+        shares = [_patches(near)]  # of width 1
+        for _ in range(2):  # half the width is the fourth power, for less than another exponential
+            near.square_().square_().clamp_min_(math.exp(-16))  # far from numbers too small for full precision, which are slow
+            shares.append(_patches(near))
+        return torch.cat(shares[::-1], 1)
 
     def _cooccurrences(self, residual: Float[Tensor, "n 4 64 64"], scale: Float[Tensor, "n 4 1 1"]) -> Float[Tensor, "n 64 9"]:
-        """Soft three-level residuals of neighbours: same sign, opposite sign, both zero, one zero."""
-        maps = []
+        """Soft three-level residuals of neighbours: same sign, opposite sign, both zero, one zero.
+
+        A residual is positive by ``up`` and negative by ``down``. For neighbours a and b, the products of ``up + down`` and of
+        ``up - down`` give all four: up_a up_b + down_a down_b is half their sum, up_a down_b + down_a up_b half the difference.
+        """
+        found = []
         for threshold in ((0.7 * scale).clamp_min(0.5), torch.ones_like(scale)):
             relative = (4 * residual).div_(threshold)
             up, down = (relative - 4).sigmoid_(), relative.neg_().sub_(4).sigmoid_()
-            padded_up, padded_down = _mirror(up, 4), _mirror(down, 4)
+            sign, present = up - down, up.add_(down)
+            padded_sign, padded_present, here = _mirror(sign, 4), _mirror(present, 4), _patches(present)
             for step in ((0, 1), (1, 0)):
-                next_up, next_down = _shifted(padded_up, *step), _shifted(padded_down, *step)
-                zero, next_any = (1 - up).sub_(down), next_up + next_down
-                maps.append(_patches((up * next_up).add_(down * next_down)))
-                maps.append(_patches((up * next_down).add_(down * next_up)))
-                maps.append(_patches(zero * (1 - next_any)))
-                maps.append(_patches(zero.mul_(next_any)))
-        return torch.cat(maps, 1)
+                next_present = _shifted(padded_present, *step)
+                there, both = _patches(next_present), _patches(present * next_present)
+                signed = _patches(sign * _shifted(padded_sign, *step))
+                found += [(both + signed) / 2, (both - signed) / 2, 1 - here - there + both, there - both]
+        return torch.cat(found, 1)
 
     def _periodicity(self, magnitude: Float[Tensor, "n 1 64 64"]) -> Float[Tensor, "n lags 9"]:
         """Autocorrelation of the residual's magnitude, less its local mean."""
-        centred = magnitude - avg_pool2d(_mirror(magnitude, 4), 9, 1)
+        centred = magnitude - self.box @ magnitude @ self.box.T
         power, padded = _patches(centred.square()) + 0.05, _mirror(centred, 4)
         return torch.cat([_patches(centred * _shifted(padded, *lag)) / power for lag in _LAGS], 1)
 

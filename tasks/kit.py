@@ -35,12 +35,13 @@ def sizes(plan: CropPlan, images: int, cuda: bool) -> tuple[int, Passes]:
 
     Args:
         images: with all their crops, in one pass; 0 = automatic: batches of so many bytes that copying them is cheap, and
-            passes that grow up to a batch on CUDA. A processor's caches want small ones, of some MiB for all cores together.
+            passes that grow up to a batch on CUDA. A processor's caches want small ones, of some MiB for all cores together;
+            where images have many small crops, four of them make a batch, since what is done once a batch would count.
     """
     if images:
         return images * plan.most, Passes(images * plan.most)
     if not cuda:
-        batch = max(plan.most, 5 * 2**18 // (3 * plan.size**2))
-        return batch, Passes(batch)
+        crops = max(plan.most, 5 * 2**18 // (3 * plan.size**2))
+        return crops if plan.most == 1 else 4 * crops, Passes(crops)
     batch = max(plan.most, min(1024, 1 << (64 * 2**20 // (3 * plan.size**2)).bit_length() - 1))
     return batch, Passes(min(64, batch), batch)

@@ -20,7 +20,6 @@ from mdmf_core.calibration import CARD as CALIBRATION
 from mdmf_core.calibration import calibration_from_file, require_match
 from mdmf_core.digests import tensors_digest
 from mdmf_core.errors import ArtifactError
-from mdmf_core.forensic import ForensicBackbone
 from mdmf_core.pfs import PatchSignature
 from mdmf_core.records import ImageShape
 from mdmf_core.scorers import (
@@ -224,16 +223,6 @@ def test_a_scorer_directory_with_a_changed_byte_is_refused():
         scorer_from_files({CARD: json.dumps(card).encode(), TENSORS: read_default(TENSORS)}.__getitem__, CPU, None)
     with pytest.raises(ArtifactError, match="not a scorer directory"):
         scorer_from_files({CARD: b"{}"}.__getitem__, CPU, None)
-
-
-def test_forensic_tokens_see_neither_brightness_nor_batch():
-    backbone = ForensicBackbone().eval()
-    crops = torch.from_numpy(crops_of(1, 4, 64) // 2)
-    with torch.inference_mode():
-        found = backbone(crops)
-        assert found.shape == (4, 9, 272)
-        assert (backbone(crops + 40) - found).abs().max() < 1e-2  # a constant is no trace
-        assert (backbone(crops[2:3]) - found[2:3]).abs().max() < 1e-5
 
 
 def test_device_that_is_not_there_is_refused():

@@ -150,7 +150,10 @@ def test_memory_that_runs_out_costs_no_row(default, source, tmp_path):
 def test_sizes_follow_crops_and_device(default):
     plan = default.scorer.crops
     assert sizes(plan, 2, False)[0] == default.passes.crops == 32
-    assert sizes(plan, 0, False)[0] == sizes(plan, 0, False)[1].crops == 106  # 1.25 MiB
+    batch, passes = sizes(plan, 0, False)
+    assert (batch, passes.crops) == (424, 106)  # 1.25 MiB at once, four of them in a batch
+    batch, passes = sizes(replace(plan, size=224, most=1), 0, False)
+    assert (batch, passes.crops) == (8, 8)
     batch, passes = sizes(replace(plan, size=224), 0, True)
     assert (batch, passes.crops) == (256, 64)
     assert sizes(replace(plan, size=1024, most=40), 0, True)[0] == 40  # one image at least
