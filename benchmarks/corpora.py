@@ -9,6 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from mdmf_core.images import ImageLimits, decode
+
 LEAST = 224  # px of the shorter side: one crop of CLIP
 LAION_SIDE, LAION_QUALITY = 256, 95  # what img2dataset makes of LAION by default
 _SUFFIXES = (".jpg", ".jpeg")
@@ -17,19 +19,24 @@ _SUFFIXES = (".jpg", ".jpeg")
 def photographs(data: Path, count: int) -> list[bytes]:
     """``count`` JPEG files as they lie under ``data``, evenly drawn; again from the first where there are not as many.
 
+    All of them get a score from CLIP, as found and ``as_laion``.
+
     Raises:
         ValueError: there is none that is large enough.
     """
     paths = sorted(path for path in data.rglob("*") if path.suffix.lower() in _SUFFIXES)
-    large = [path for path in paths[:: max(1, len(paths) // (2 * count))] if min(_size(path)) >= LEAST]
+    drawn = (path.read_bytes() for path in paths[:: max(1, len(paths) // (2 * count))])
+    large = list(islice((data for data in drawn if _has_a_crop(data) and _has_a_crop(*as_laion([data]))), count))
     if not large:
         raise ValueError(f"{data}: no JPEG of at least {LEAST} px a side below it; pass --data FOLDER")
-    return [path.read_bytes() for path in islice(cycle(large), count)]
+    return list(islice(cycle(large), count))
 
 
-def _size(path: Path) -> tuple[int, int]:
-    with Image.open(path) as image:
-        return image.size
+def _has_a_crop(data: bytes) -> bool:
+    """Whether one crop of CLIP lies within the image's border."""
+    with Image.open(io.BytesIO(data)) as image:
+        large = min(image.size) >= LEAST
+    return large and min(decode(data, ImageLimits()).pixels.shape[:2]) >= LEAST
 
 
 def as_laion(images: Iterable[bytes]) -> Iterator[bytes]:
