@@ -1,4 +1,4 @@
-"""The MMD stage: coresets against all patches, against the backbones that it follows, and the time to build them.
+"""The MMD stage: coresets against all patches, and against the backbones that it follows.
 
 Patches are signatures of the bundled scorer on the images of ``--data``; where there are fewer than asked for, they are drawn
 again with 1 % noise. Exact and compressed score the same images.
@@ -8,7 +8,6 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -34,12 +33,6 @@ def more(patches: Tensor, count: int, seed: int) -> Tensor:
     draw = torch.Generator().manual_seed(seed)
     rows = torch.randint(len(patches), (count,), generator=draw)
     return patches[rows] * (1 + 0.01 * torch.randn(count, patches.shape[1], generator=draw))
-
-
-def blocks(patches: Tensor, count: int) -> Iterator[Tensor]:
-    """As ``more``, in blocks that are never held together."""
-    for number in range(count // BLOCK_POINTS):
-        yield more(patches, BLOCK_POINTS, number)
 
 
 def exact_and_compressed(scorer: Scorer, patches: Tensor, found: Signatures, setting: Setting) -> list[Record]:
@@ -117,23 +110,8 @@ def after_a_large_vit(setting: Setting) -> Record:
     return ratio_record("MMD over DINOv2 ViT-L/14", seconds, "MMD", "ViT-L/14", Better.LOWER, "s", 0.02, did)
 
 
-def building(scorer: Scorer, patches: Tensor, setting: Setting) -> list[Record]:
-    """Seconds per patch must not grow with the bank."""
-    sigma, records = scorer.sigma or 1.0, []
-    for method in ("herding", "thinning"):
-        seconds = {}
-        for count in (100_000, 1_000_000):
-            seconds[count] = timed(partial(compress, blocks(patches, count), POINTS, sigma, method))
-            setting.say(f"{method} of {count:,} patches: {seconds[count]:.0f} s")
-        ratio = seconds[1_000_000] / seconds[100_000] / 10
-        parts = {f"{count:,} patches": Part(value, "s") for count, value in seconds.items()}
-        name = f"building by {method}: seconds per patch at 1,000,000, over 100,000"
-        records.append(Record(name, ratio, Better.LOWER, ratio, ratio, 1, parts, 1.5, f"to {POINTS} points"))
-    return records
-
-
-def records(setting: Setting) -> list[Record]:
-    scorer = load_scorer("default", "cpu")
+def measured(scorer: Scorer, setting: Setting) -> tuple[Tensor, list[np.ndarray]]:
+    """Signatures of images below ``--data``, and the crops of the first of them."""
     crops: list[np.ndarray] = []
     extract = scorer.extract
 
@@ -147,9 +125,14 @@ def records(setting: Setting) -> list[Record]:
         patches = torch.cat([image.signatures() for image in images])
     object.__setattr__(scorer, "extract", extract)
     setting.say(f"{len(images)} images, {len(patches):,} patches")
+    return patches, crops
+
+
+def records(setting: Setting) -> list[Record]:
+    scorer = load_scorer("default", "cpu")
+    patches, crops = measured(scorer, setting)
     return [
-        *exact_and_compressed(scorer, patches, extract(crops), setting),
+        *exact_and_compressed(scorer, patches, scorer.extract(crops), setting),
         after_the_embedded_scorer(scorer, crops, setting),
         after_a_large_vit(setting),
-        *building(scorer, patches, setting),
     ]

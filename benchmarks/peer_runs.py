@@ -35,7 +35,10 @@ PEERS = {
 
 @dataclass(frozen=True)
 class Run:
-    """What one run gave. ``images_per_second`` from the end of its first batch until its output was on disk."""
+    """What one run gave. ``images_per_second`` from the end of its first batches until its output was on disk.
+
+    As many of them are first as are in the model side by side; else the rate would count the work of all but one of them.
+    """
 
     images: int
     images_per_second: float
@@ -94,7 +97,7 @@ def run_peer(peer: str, given: Images, weights: Path, out: Path, batch: int, wor
                str(out), "--batch", str(batch), "--workers", str(workers), "--threads", str(threads)]  # fmt: skip
     watched = _watched(command, out, {})
     stamps = [json.loads(line) for line in (out / "stamps.jsonl").read_text().splitlines()]
-    return _run([(count, at) for count, at in stamps if count], stamps[-1][1], *watched)
+    return _run([(count, at) for count, at in stamps if count], stamps[-1][1], max(1, workers), *watched)
 
 
 def run_ours(scorer: str, bank: str, given: Images, out: Path, batch: int) -> Run:
@@ -103,7 +106,7 @@ def run_ours(scorer: str, bank: str, given: Images, out: Path, batch: int) -> Ru
     command = [sys.executable, "-m", "mdmf_cli.main", "curate", str(given.tars), "--warehouse", str(warehouse), "--scorer",
                scorer, "--bank", bank, "--batch-images", str(batch), "--device", "cpu"]  # fmt: skip
     watched = _watched(command, out, {"PREFECT_HOME": str(out / "prefect"), "PYTHONPATH": str(ROOT)})
-    return _run(*stamps_of(warehouse), *watched)
+    return _run(*stamps_of(warehouse), os.cpu_count() or 1, *watched)
 
 
 def stamps_of(warehouse: Path) -> tuple[list[tuple[int, float]], float]:
@@ -114,9 +117,10 @@ def stamps_of(warehouse: Path) -> tuple[list[tuple[int, float]], float]:
     return batches, landed
 
 
-def _run(stamps: Sequence[tuple[int, float]], end: float, seconds: float, pss: float, rss: float) -> Run:
-    total, first = sum(count for count, _ in stamps), stamps[0][0]
-    return Run(total, (total - first) / (end - stamps[0][1]), seconds, pss, rss)
+def _run(stamps: Sequence[tuple[int, float]], end: float, side_by_side: int, seconds: float, pss: float, rss: float) -> Run:
+    """Of (images, time) of every batch, so many of which are in the model at once."""
+    total, first = sum(count for count, _ in stamps), sum(count for count, _ in stamps[:side_by_side])
+    return Run(total, (total - first) / (end - stamps[side_by_side - 1][1]), seconds, pss, rss)
 
 
 def _watched(command: Sequence[str], out: Path, further: Mapping[str, str]) -> tuple[float, float, float]:

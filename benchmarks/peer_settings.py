@@ -6,7 +6,7 @@ import subprocess
 from benchmarks.frame import Better, Part, Record, Setting
 from benchmarks.peer_runs import images, installed, run_peer
 
-IMAGES, SHARDS, BATCH = 32, 2, 8
+IMAGES, SHARDS, BATCH = 48, 2, 8
 # (workers, threads of the model). Workers are DataLoader's processes, Ray's actors and Daft's replicas of the model.
 CHOICES = {
     "webdataset + DataLoader": ((0, 2), (1, 2), (2, 2)),

@@ -20,7 +20,8 @@ from benchmarks.frame import Result, Setting
 from benchmarks.machine import machine
 
 BENCHMARKS = (
-    "end_to_end", "embedded", "mmd", "landing", "prefect_overhead", "growth", "growth_shards", "peer_settings", "side_by_side",
+    "end_to_end", "embedded", "mmd", "compression", "landing", "prefect_overhead", "growth", "growth_shards",
+    "peer_settings", "side_by_side",
 )  # fmt: skip
 ROOT = Path(__file__).parent.parent
 WITH_PEERS = ("peer_settings", "side_by_side")  # need what `make bench-peers` installs, so they run when they are named

@@ -16,7 +16,7 @@ from benchmarks.frame import Better, Part, Record, Setting, interleaved
 from benchmarks.peer_runs import Run, images, installed, run_ours, run_peer
 from benchmarks.run import RESULTS
 
-IMAGES, SHARDS, BATCH, REPEATS = 96, 2, 16, 2
+IMAGES, SHARDS, BATCH, REPEATS = 240, 2, 8, 2
 FASTER, SMALLER = 1.2, 1.0  # the targets: images/s and memory over the best peer
 OURS = "mdmf curate"
 

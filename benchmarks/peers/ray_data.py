@@ -41,7 +41,7 @@ class Prepare:
 
 def main() -> None:
     given = arguments()
-    ray.init(num_cpus=os.cpu_count(), include_dashboard=False, logging_level="ERROR")
+    ray.init("local", num_cpus=os.cpu_count(), include_dashboard=False, logging_level="ERROR")
     ray.data.DataContext.get_current().enable_progress_bars = False
     prepare = Prepare()
     dataset = ray.data.read_webdataset([str(path) for path in sorted(given.shards.glob("*.tar"))])

@@ -45,9 +45,11 @@ def test_the_targets_stand_at_the_fastest_and_the_smallest_peer():
     assert memory.parts["B"] == Part(500, "MB")
 
 
-def test_a_rate_leaves_out_the_first_batch_and_what_came_before_it():
-    found = peer_runs._run([(16, 100.0), (16, 104.0), (8, 106.0)], 108.0, 50.0, 700.0, 900.0)
+def test_a_rate_leaves_out_the_first_batches_and_what_came_before_them():
+    found = peer_runs._run([(16, 100.0), (16, 104.0), (8, 106.0)], 108.0, 1, 50.0, 700.0, 900.0)
     assert (found.images, found.images_per_second, found.seconds) == (40, 3.0, 50.0)
+    found = peer_runs._run([(16, 100.0), (16, 100.5), (8, 106.0)], 108.5, 2, 50.0, 700.0, 900.0)
+    assert found.images_per_second == 1.0  # two at a time: both of the first round are over when the clock starts
 
 
 def test_our_batches_are_read_from_the_warehouse(three_shards):
