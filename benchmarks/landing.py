@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import duckdb
+
 from benchmarks.frame import Better, Part, Record, Setting, timed
 from mdmf_core.digests import sha256_hex
 from tasks.landing import land
@@ -82,6 +84,13 @@ def outcomes(folder: Path) -> Iterator[ShardOutcome]:
         yield read_part(str(path))
 
 
+def ask(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+    """Raises ValueError when the answer is empty, as the question would then have been of nothing."""
+    answer = connection.execute(sql).fetchall()
+    if not answer or not any(isinstance(value, int) and value for value in answer[0]):
+        raise ValueError(f"{sql}: expected rows, got {answer}")
+
+
 def records(setting: Setting) -> list[Record]:
     (parts := setting.work / "parts").mkdir()
     ready = list(outcomes(parts))
@@ -93,7 +102,7 @@ def records(setting: Setting) -> list[Record]:
         commits[size] = [timed(partial(land, str(warehouse), [one], KEY)) for one in ready]
         with connect(str(warehouse), read_only=True) as connection:
             answers[size] = {
-                name: statistics.median(timed(connection.execute(sql).fetchall) for _ in range(3))
+                name: statistics.median(timed(partial(ask, connection, sql)) for _ in range(3))
                 for name, sql in QUESTIONS.items()
             }
         setting.say(f"{size:,} rows: a commit {statistics.median(commits[size]):.3f} s, {answers[size]}")
