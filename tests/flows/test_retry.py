@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from fabricate import encoded, write_folder, write_shard
+from pandas.testing import assert_frame_equal
 
 from mdmf_core.errors import MdmfError
 from mdmf_core.images import ImageLimits
@@ -72,7 +73,8 @@ def test_only_members_of_the_reason_are_read_and_only_their_rows_change(curate, 
     overwrite_in_place(source, b"z" * 300, encoded(1)[-300:])
     undisturbed = tmp_path / "undisturbed.duckdb"
     curate(source, warehouse=str(undisturbed))
-    assert query(str(undisturbed), ROWS).equals(after)
+    # Scored alone or in a batch: processors with other instructions round otherwise.
+    assert_frame_equal(query(str(undisturbed), ROWS), after, rtol=1e-5, atol=1e-6)
     assert retry("too_large", force=True).complete == 0
 
 
