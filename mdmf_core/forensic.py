@@ -115,7 +115,9 @@ class ForensicBackbone(nn.Module):
     def forward(self, crops: UInt8[Tensor, "n 3 64 64"]) -> Float[Tensor, "n 9 272"]:
         # A core's own cache holds the maps of about 16 crops; fewer at once cost more in calls than they save.
         parts = torch.split(crops, 16) if crops.device.type == "cpu" else [crops]
-        return torch.cat([self._tokens(part) for part in parts])
+        # bfloat16 has steps of 1 at a brightness of 255: coarser than the residuals that are looked for.
+        with torch.autocast(crops.device.type, enabled=False):
+            return torch.cat([self._tokens(part) for part in parts])
 
     def patch_boxes(self) -> list[tuple[float, float, float]]:
         """(top, left, side) of every token's patch, in pixels of a crop."""

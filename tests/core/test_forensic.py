@@ -78,3 +78,11 @@ def test_forensic_tokens_see_neither_brightness_nor_batch():
         assert found.shape == (4, 9, 272)
         assert (backbone(crops + 40) - found).abs().max() < 1e-2  # a constant is no trace
         assert (backbone(crops[2:3]) - found[2:3]).abs().max() < 1e-5
+
+
+def test_half_precision_is_not_taken_over(crops, tokens):
+    """As on a GPU, where a scorer's backbone runs under autocast."""
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = ForensicBackbone()(crops)
+    assert found.dtype == torch.float32
+    assert torch.equal(found.double(), tokens)
