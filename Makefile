@@ -5,9 +5,8 @@ BIN := .venv/bin
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile
 # The oldest DuckDB that is supported, with the extensions for lakes, which PyPI has for it alone; in a folder of its own.
 OLDEST_DUCKDB := .venv/duckdb-1.5
-WITH_OLDEST_DUCKDB := tests/tasks/test_lake.py tests/tasks/test_lake_s3.py tests/tasks/test_many_writers.py tests/flows/test_lake.py tests/flows/test_scale_out.py \
-  tests/tasks/test_landing.py tests/tasks/test_decisions.py tests/tasks/test_migrations.py tests/tasks/test_content.py \
-  tests/tasks/test_backup.py tests/tasks/test_sql_page.py
+WITH_OLDEST_DUCKDB := $(addprefix tests/,$(addprefix tasks/warehouse/test_,lake.py lake_s3.py many_writers.py landing.py decisions.py migrations.py) \
+  $(addprefix tasks/maintenance/test_,content.py backup.py) flows/test_lake.py docs/test_scale_out.py docs/test_sql_page.py)
 
 .PHONY: demo test chaos chaos-engines bench bench-compare bench-peers audit default-scorer schema clean
 .DELETE_ON_ERROR:
@@ -24,10 +23,10 @@ test: .venv/installed-dev $(OLDEST_DUCKDB)/installed  ## install, check style an
 	@PYTHONPATH=$(CURDIR)/$(OLDEST_DUCKDB) $(PYTEST) $(WITH_OLDEST_DUCKDB)
 
 chaos: .venv/installed-dev  ## kill, race and starve real runs; the table in docs/reliability.md
-	@PYTHONPATH=tests:tests/chaos $(BIN)/python tests/chaos/run.py
+	@PYTHONPATH=tests/helpers:tests/chaos $(BIN)/python tests/chaos/run.py
 
 chaos-engines: .venv/installed-dev  ## kill workers of Ray, Dask and a process pool; the table in docs/engines.md
-	@PYTHONPATH=tests:tests/chaos $(BIN)/python tests/chaos/engines.py
+	@PYTHONPATH=tests/helpers:tests/chaos $(BIN)/python tests/chaos/engines.py
 
 # Real weights for the benchmarks of the timm path; another file: make bench WEIGHTS=...
 WEIGHTS ?= .mdmf/clip-vit-b16.safetensors

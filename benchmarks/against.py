@@ -19,17 +19,17 @@ IMAGES, REPEATS = 256, 3
 _SCORE = """
 import inspect, json, shutil, sys, time
 from flows.curate import curate
-from tasks.extract import score_shard
-from tasks.scorers import load_kit
-from tasks.shards import list_shards
+from tasks.scoring.shard import score_shard
+from tasks.scoring.loading import load_setup
+from tasks.collections.listing import list_shards
 shards, parts = sys.argv[1:]
 batch = inspect.signature(curate.fn).parameters["batch_images"].default
-kit = load_kit("default", "default", "cpu", batch, 0, None)
+setup = load_setup("default", "default", "cpu", batch, 0, None)
 rates = []
 for _ in range(2):  # the first warms decoders and kernels
     shutil.rmtree(parts, ignore_errors=True)
     started = time.perf_counter()
-    found = [score_shard(shard, kit, parts, "r", None, lambda done: None) for shard in list_shards(shards, 1000)]
+    found = [score_shard(shard, setup, parts, "r", None, lambda done: None) for shard in list_shards(shards, 1000)]
     assert all(outcome.state == "complete" for outcome in found), found
     rates.append(sum(outcome.scored for outcome in found) / (time.perf_counter() - started))
 print(json.dumps(rates[-1]))

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from benchmarks.frame import Better, Part, Record, Setting, timed
 from benchmarks.mmd import POINTS, measured, more
-from mdmf_core.coreset import BLOCK_POINTS, compress
-from tasks.scorers import load_scorer
+from mdmf_core.mmd.coreset import BLOCK_POINTS, compress
+from tasks.scoring.loading import load_scorer
 
 SIZES, TARGET = (100_000, 1_000_000), 1.5
 

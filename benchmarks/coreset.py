@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mdmf_core.banks import Slice
-from mdmf_core.coreset import BLOCK_POINTS, Coreset, compress
-from mdmf_core.metrics import auroc
-from mdmf_core.scoring import Scorer
-from tasks.bank_assembly import in_bank_half
-from tasks.real_images import RealImage, collect, spooled
-from tasks.scorers import load_scorer
+from mdmf_core.banks.assembly import RealImage, in_bank_half
+from mdmf_core.banks.bank import Slice
+from mdmf_core.mmd.coreset import BLOCK_POINTS, Coreset, compress
+from mdmf_core.scoring.scorer import Scorer
+from mdmf_core.training.figures import auroc
+from tasks.banks.real_images import collect, spooled
+from tasks.scoring.loading import load_scorer
 
 SIZES = (100, 300, 1000, 3000)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mdmf_core.images import ImageLimits, decode
+from mdmf_core.images.decode import ImageLimits, decode
 
 LEAST = 224  # px of the shorter side: one crop of CLIP
 LAION_SIDE, LAION_QUALITY = 256, 95  # what img2dataset makes of LAION by default

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
-from mdmf_core.crops import CropPlan
-from mdmf_core.images import ImageLimits, decode
+from mdmf_core.images.crops import CropPlan
+from mdmf_core.images.decode import ImageLimits, decode
 from mdmf_core.records import ImageExcluded
-from tasks.decoding import DecodePool
-from tasks.pipeline import in_order
+from tasks.scoring.decoder_pool import DecodePool
+from tasks.scoring.stage_threads import in_order
 
 IMAGES, REPEATS, WINDOW = 600, 7, 64
 PLANS = {"most bytes per image": CropPlan(224, 16), "crops pass JPEG 90": CropPlan(224, 16, 90), "one crop": CropPlan(224, 1)}

@@ -12,9 +12,9 @@ from benchmarks.end_to_end import crops_of, scored_rate
 from benchmarks.frame import Better, Part, Record, Setting, interleaved, ratio_record
 from benchmarks.machine import machine
 from mdmf_core.records import ImageShape
-from mdmf_core.scoring import Signatures
-from tasks.kit import ScoringKit
-from tasks.scorers import load_kit
+from mdmf_core.scoring.scorer import Signatures
+from tasks.scoring.loading import load_setup
+from tasks.scoring.scoring_setup import ScoringSetup
 
 IMAGES, BATCH, REPEATS, TARGET = 1024, 32, 3, 0.85
 
@@ -26,9 +26,9 @@ def cpu_seconds(action: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
-def costs(images: list[bytes], kit: ScoringKit) -> dict[str, float]:
+def costs(images: list[bytes], setup: ScoringSetup) -> dict[str, float]:
     """CPU seconds per image of decoding, features and scores, each on one thread, where no core waits for another."""
-    scorer = kit.scorer
+    scorer = setup.scorer
     threads, shape = torch.get_num_threads(), ImageShape(512, 512, 90, False)
     torch.set_num_threads(1)
     try:
@@ -36,9 +36,9 @@ def costs(images: list[bytes], kit: ScoringKit) -> dict[str, float]:
         decoding = cpu_seconds(lambda: cut.extend(crops_of(images, scorer)))
         batches: list[Sequence[object]] = [cut[at : at + BATCH] for at in range(0, len(cut), BATCH)]
         extracted: list[Signatures] = []
-        features = cpu_seconds(lambda: extracted.extend(scorer.extract(batch, kit.passes) for batch in batches))  # type: ignore[arg-type]
+        features = cpu_seconds(lambda: extracted.extend(scorer.extract(batch, setup.passes) for batch in batches))  # type: ignore[arg-type]
         scoring = cpu_seconds(
-            lambda: [scorer.score(found, [shape] * len(found.counts), kit.bank, kit.calibration) for found in extracted]
+            lambda: [scorer.score(found, [shape] * len(found.counts), setup.bank, setup.calibration) for found in extracted]
         )
     finally:
         torch.set_num_threads(threads)
@@ -46,7 +46,7 @@ def costs(images: list[bytes], kit: ScoringKit) -> dict[str, float]:
 
 
 def records(setting: Setting) -> list[Record]:
-    kit, found = load_kit("default", "default", "cpu", 0, 0, None), []
+    setup, found = load_setup("default", "default", "cpu", 0, 0, None), []
     cores: int = machine()["cores"]
     originals = photographs(setting.data, IMAGES)
     for number, (kind, images) in enumerate(
@@ -56,11 +56,11 @@ def records(setting: Setting) -> list[Record]:
         each: list[dict[str, float]] = []
 
         def ideal(images: list[bytes] = images, each: list[dict[str, float]] = each) -> float:
-            each.append(costs(images, kit))
+            each.append(costs(images, setup))
             return cores / sum(each[-1].values())
 
         def whole(shard: Path = shard) -> float:
-            return scored_rate(shard, kit, setting.work / "parts")
+            return scored_rate(shard, setup, setting.work / "parts")
 
         rates = interleaved({"whole path": whole, "ideal": ideal}, REPEATS, setting.say)
         record = ratio_record(

@@ -11,15 +11,14 @@ from jaxtyping import UInt8
 
 from benchmarks.corpora import as_laion, described, photographs, write_shards
 from benchmarks.frame import Better, Record, Setting, interleaved, ratio_record, timed
-from mdmf_core.images import ImageLimits, decode
-from mdmf_core.scoring import Scorer
-from tasks.bank_assembly import BuildSettings
-from tasks.banks import build
-from tasks.extract import score_shard
-from tasks.kit import ScoringKit
-from tasks.processor import model_threads
-from tasks.scorers import load_kit, load_scorer
-from tasks.shards import list_shards
+from mdmf_core.images.decode import ImageLimits, decode
+from mdmf_core.scoring.scorer import Scorer
+from tasks.banks.build import BuildSettings, build
+from tasks.collections.listing import list_shards
+from tasks.scoring.cpu_threads import model_threads
+from tasks.scoring.loading import load_scorer, load_setup
+from tasks.scoring.scoring_setup import ScoringSetup
+from tasks.scoring.shard import score_shard
 
 MODEL = "vit_base_patch16_clip_quickgelu_224.openai"
 IMAGES, REPEATS, TARGET = 64, 2, 0.90
@@ -42,12 +41,12 @@ def clip_bank(setting: Setting) -> str:
     return build(settings, load_scorer(address, "cpu")).directory
 
 
-def clip_kit(setting: Setting) -> ScoringKit:
+def clip_kit(setting: Setting) -> ScoringSetup:
     """CLIP ViT-B/16 with raw patch tokens, with the defaults of a run."""
-    return load_kit(f"timm:{MODEL}?weights={setting.weights}", clip_bank(setting), "cpu", 0, 0, None)
+    return load_setup(f"timm:{MODEL}?weights={setting.weights}", clip_bank(setting), "cpu", 0, 0, None)
 
 
-def scored_rate(shard: Path, kit: ScoringKit, folder: Path) -> float:
+def scored_rate(shard: Path, setup: ScoringSetup, folder: Path) -> float:
     """Images per second of the whole path, by a run that finds nothing done yet.
 
     Raises:
@@ -56,7 +55,7 @@ def scored_rate(shard: Path, kit: ScoringKit, folder: Path) -> float:
     shutil.rmtree(folder, ignore_errors=True)
     (listed,) = list_shards(str(shard), 1000)
     started = time.perf_counter()
-    outcome = score_shard(listed, kit, str(folder), RUN, None, lambda done: None)
+    outcome = score_shard(listed, setup, str(folder), RUN, None, lambda done: None)
     seconds = time.perf_counter() - started
     if outcome.state != "complete" or outcome.excluded:
         raise ValueError(f"{shard}: expected every image scored, got {outcome}")
@@ -68,37 +67,37 @@ def crops_of(images: list[bytes], scorer: Scorer) -> list[UInt8[np.ndarray, "n 3
     return [scorer.crops.cut(decode(data, ImageLimits()).pixels) for data in images]
 
 
-def backbone_rate(crops: list[UInt8[np.ndarray, "n 3 size size"]], kit: ScoringKit, side_by_side: bool) -> float:
+def backbone_rate(crops: list[UInt8[np.ndarray, "n 3 size size"]], setup: ScoringSetup, side_by_side: bool) -> float:
     """Images per second of the backbone alone, in batches of the run's size.
 
     Args:
         side_by_side: with one thread for each batch, as a run does it; or one batch after the other with all threads of torch.
     """
-    size = kit.batch_crops
+    size = setup.batch_crops
     batches = [torch.from_numpy(np.concatenate(crops[at : at + size])) for at in range(0, len(crops), size)]
-    run = torch.inference_mode()(kit.scorer.backbone.forward)
-    over: Callable[..., Iterable[object]] = model_threads(kit.backbones).map if side_by_side else map
+    run = torch.inference_mode()(setup.scorer.backbone.forward)
+    over: Callable[..., Iterable[object]] = model_threads(setup.backbones).map if side_by_side else map
     return len(crops) / timed(lambda: list(over(run, batches)))
 
 
 def records(setting: Setting) -> list[Record]:
-    kit, found = clip_kit(setting), []
+    setup, found = clip_kit(setting), []
     originals = photographs(setting.data, IMAGES)
     kinds: dict[str, list[bytes]] = {"256 px, as LAION": list(as_laion(originals)), "as found on the web": originals}
     for number, (kind, images) in enumerate(kinds.items()):
         (shard,) = write_shards(setting.work / f"shards{number}", images)
-        crops, parts = crops_of(images, kit.scorer), setting.work / "parts"
+        crops, parts = crops_of(images, setup.scorer), setting.work / "parts"
         sides: dict[str, Callable[[], float]] = {
-            "whole path": lambda shard=shard, parts=parts: scored_rate(shard, kit, parts),
-            "backbone alone": lambda crops=crops: backbone_rate(crops, kit, side_by_side=True),
-            "backbone alone, torch's own threads": lambda crops=crops: backbone_rate(crops, kit, side_by_side=False),
+            "whole path": lambda shard=shard, parts=parts: scored_rate(shard, setup, parts),
+            "backbone alone": lambda crops=crops: backbone_rate(crops, setup, side_by_side=True),
+            "backbone alone, torch's own threads": lambda crops=crops: backbone_rate(crops, setup, side_by_side=False),
         }
         rates = interleaved(sides, REPEATS, setting.say, warm=False)  # building the bank has warmed it
         found.append(
             ratio_record(
                 f"whole path over backbone alone, CLIP ViT-B/16, images {kind}", rates, "whole path", "backbone alone",
                 Better.HIGHER, "images/s", TARGET,
-                f"{described(images)}, {kit.backbones} batches of {kit.batch_crops} side by side",
+                f"{described(images)}, {setup.backbones} batches of {setup.batch_crops} side by side",
             )
         )  # fmt: skip
     return found

@@ -25,10 +25,11 @@ COPIED = 1_000  # samples of 100 kB in each of ten tars
 
 def fill(folder: Path, count: str) -> None:
     """The warehouse: scores and p-values from a hash, one image in twenty outside support."""
-    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
     from corpora import register
 
-    from tasks.warehouse import connect, migrate
+    from tasks.warehouse.connect import connect
+    from tasks.warehouse.migrations import migrate
 
     shards = int(count) // PER_SHARD
     image, shard = "md5(i::VARCHAR)::UUID", f"md5('s' || (i // {PER_SHARD}))::UUID"
@@ -53,7 +54,7 @@ def fill(folder: Path, count: str) -> None:
 
 
 def export_list(folder: Path, name: str) -> str:
-    from tasks.export import ExportSettings, export
+    from tasks.keeplists.export import ExportSettings, export
 
     formats = ("parquet",) if name == "parquet" else ("parquet", "csv", "datacomp")
     out = folder / f"keep-{name}"
@@ -64,7 +65,7 @@ def export_list(folder: Path, name: str) -> str:
 
 
 def filter_stream(folder: Path, check: str) -> str:
-    from mdmf_core.keeplist import KeepList
+    from mdmf_core.keeplists.keeplist import KeepList
 
     started = time.perf_counter()
     keep = KeepList(folder / "keep-parquet", verify="none", check=check == "checked")
@@ -81,11 +82,11 @@ def filter_stream(folder: Path, check: str) -> str:
 
 
 def copy_shards(folder: Path, workers: str) -> str:
-    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
     from corpora import scored_warehouse
 
-    from tasks.export import ExportSettings, export
-    from tasks.reshard import reshard
+    from tasks.keeplists.export import ExportSettings, export
+    from tasks.keeplists.reshard import reshard
 
     corpus = folder / "tars"
     if not corpus.exists():

@@ -1,6 +1,6 @@
 """How long commits to a warehouse take, embedded and in lakes, with one writer and with many, as the tables of docs/lake.md.
 
-PYTHONPATH=tests python benchmarks/lake.py FOLDER [ROWS] [SHARDS]    makes FOLDER; needs DuckDB with the extensions for lakes
+PYTHONPATH=tests/helpers python benchmarks/lake.py FOLDER [ROWS] [SHARDS]    makes FOLDER; needs DuckDB with the lake extensions
 """
 
 import logging
@@ -20,10 +20,11 @@ from postgres_server import postgres_server
 from s3_server import KEY as USER
 from s3_server import SECRET, s3_server
 
-from tasks.compaction import compact
-from tasks.landing import land
-from tasks.parts import ShardOutcome
-from tasks.warehouse import connect, query
+from tasks.maintenance.compaction import compact
+from tasks.parts.outcome import ShardOutcome
+from tasks.warehouse.connect import connect
+from tasks.warehouse.landing import land
+from tasks.warehouse.questions import query
 
 GROUP = 4  # shards of one task, as `mdmf curate` has it
 

@@ -17,11 +17,13 @@ import duckdb
 
 from benchmarks.frame import Better, Part, Record, Setting, timed
 from mdmf_core.digests import sha256_hex
-from tasks.landing import land
-from tasks.parts import ShardOutcome, WorkKey, part_writer, read_part
-from tasks.warehouse import connect, migrate
+from tasks.parts.outcome import ShardOutcome, WorkKey
+from tasks.parts.part_files import part_writer, read_part
+from tasks.warehouse.connect import connect
+from tasks.warehouse.landing import land
+from tasks.warehouse.migrations import migrate
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
 from corpora import IDS, register
 
 SIZES = (1_000_000, 10_000_000, 100_000_000)

@@ -25,9 +25,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from tasks.extract import score_shard
-from tasks.scorers import load_kit
-from tasks.shards import list_shards
+from tasks.collections.listing import list_shards
+from tasks.scoring.loading import load_setup
+from tasks.scoring.shard import score_shard
 
 SHARDS = {"1,000 members": (1_000, 0), "100,000 members": (100_000, 0), "40 members of 50 MB": (40, 50_000_000)}
 
@@ -54,13 +54,13 @@ def write(path: Path, members: int, filler: int) -> None:
 
 def one(path: Path) -> dict[str, Any]:
     """Scores a shard in this process; peak memory of it and of its largest decoder, MB."""
-    kit = load_kit("default", "default", "cpu", 0, 0, None)
-    kit = replace(kit, scorer=replace(kit.scorer, backbone=Stub(), signature=None))
+    setup = load_setup("default", "default", "cpu", 0, 0, None)
+    setup = replace(setup, scorer=replace(setup.scorer, backbone=Stub(), signature=None))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         (shard,) = list_shards(str(path), 1000)
-        outcome = score_shard(shard, kit, folder, "run", None, lambda members: None)
+        outcome = score_shard(shard, setup, folder, "run", None, lambda members: None)
     if outcome.state != "complete" or outcome.excluded:
         raise SystemExit(f"the shard should be scored whole: {outcome}")
     return {

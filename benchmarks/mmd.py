@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.frame import Better, Part, Record, Setting, interleaved, ratio_record, timed
-from mdmf_core.backbones import TimmBackbone, TimmConfig
-from mdmf_core.banks import Slice
-from mdmf_core.coreset import BLOCK_POINTS, Coreset, compress
+from mdmf_core.banks.bank import Slice
+from mdmf_core.mmd.coreset import BLOCK_POINTS, Coreset, compress
 from mdmf_core.records import ImageShape
-from mdmf_core.scoring import Scorer, Signatures, Statistic
-from tasks.real_images import collect, spooled
-from tasks.scorers import load_bank, load_scorer
+from mdmf_core.scoring.scorer import Scorer, Signatures, Statistic
+from mdmf_core.signatures.timm_vit import TimmBackbone, TimmConfig
+from tasks.banks.real_images import collect, spooled
+from tasks.scoring.loading import load_bank, load_scorer
 
 EXACT, POINTS, IMAGES, REPEATS = 100_000, 1_000, 32, 7
 LARGE = "vit_large_patch14_dinov2"  # seeded weights: its time does not depend on them

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from mdmf_core.records import Shard
-from tasks.reading import open_shard_file
-from tasks.storage import fingerprint, open_storage
+from tasks.storage.checked_reads import open_shard_file
+from tasks.storage.filesystems import fingerprint, open_storage
 
 _PIECE = 10240  # bytes that tarfile asks for
 _ROUNDS = 5

@@ -16,11 +16,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from mdmf_core.calibration import budget
-from mdmf_core.scoring import Scorer, Signatures
-from tasks.bank_assembly import BuildSettings, assemble, calibrate
-from tasks.real_images import RealImage, collect, spooled
-from tasks.scorers import load_scorer
+from mdmf_core.banks.assembly import RealImage, assemble, calibrate
+from mdmf_core.banks.calibration import budget
+from mdmf_core.scoring.scorer import Scorer, Signatures
+from tasks.banks.real_images import collect, spooled
+from tasks.scoring.loading import load_scorer
 
 BUDGETS = (0.01, 0.05, 0.1)
 DOMAINS = {"bsds500": "photo", "imagenet_sample": "photo", "faces_ciplab": "face", "clothing_phone": "product"}
@@ -46,11 +46,7 @@ def source_of(image: RealImage) -> str:
 
 def p_values(scorer: Scorer, bank_images: list[RealImage], held: list[RealImage], test: list[RealImage]) -> np.ndarray:
     """p-values of test images as `curate` gives them; 2 where an image is unsure."""
-    settings = BuildSettings(
-        source="", name="b", store="", scorer="", points=1000, max_error=0, compression="herding", max_images=4,
-        domains="folder", match=(), expel=None, device="cpu", storage_block=None,
-    )  # fmt: skip
-    bank = assemble(settings, scorer, bank_images)
+    bank = assemble(scorer, bank_images, "b", 1000, "herding")
     calibration = calibrate(scorer, bank, held)
     vectors = [image.signatures() for image in test]
     embeddings = torch.from_numpy(np.stack([image.embedding for image in test]))

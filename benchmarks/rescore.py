@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.bank_assembly import BuildSettings, assemble, calibrate, in_bank_half
-from tasks.real_images import collect, spooled
-from tasks.scorers import load_scorer
-from tasks.signatures import read_signatures, signature_writer
+from mdmf_core.banks.assembly import assemble, calibrate, in_bank_half
+from tasks.banks.real_images import collect, spooled
+from tasks.parts.signatures import read_signatures, signature_writer
+from tasks.scoring.loading import load_scorer
 
 
 def main(data: Path) -> None:
@@ -36,11 +36,7 @@ def main(data: Path) -> None:
         print(f"{len(images)} images, extraction {len(images) / extraction:.0f} images/s")
         for domains in ("one", "folder"):
             members = images if domains == "folder" else [i for i in images if i.member.domain == "imagenet_sample"]
-            settings = BuildSettings(
-                source="", name="b", store="", scorer="", points=1000, max_error=0, compression="herding", max_images=4,
-                domains=domains, match=(), expel=None, device="cpu", storage_block=None,
-            )  # fmt: skip
-            bank = assemble(settings, scorer, [i for i in members if in_bank_half(i)])
+            bank = assemble(scorer, [i for i in members if in_bank_half(i)], "b", 1000, "herding")
             calibration = calibrate(scorer, bank, [i for i in members if not in_bank_half(i)])
             rates = []
             for _ in range(3):

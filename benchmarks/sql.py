@@ -13,7 +13,8 @@ from pathlib import Path
 
 import duckdb
 
-from tasks.warehouse import connect, migrate
+from tasks.warehouse.connect import connect
+from tasks.warehouse.migrations import migrate
 
 PAGE = Path(__file__).parent.parent / "docs" / "sql.md"
 _SHARE = "(hash('{salt}' || i) / 18446744073709551616.0)"  # an even number of 0..1 for each image, the same every time

@@ -1,4 +1,4 @@
-"""A real kit whose backbone costs next to nothing, and the real curate flow on it: what is left is the pipeline's own time.
+"""A real setup whose backbone costs next to nothing, and the real curate flow on it: what is left is the pipeline's own time.
 
 python -m benchmarks.stub SOURCE WAREHOUSE SHARDS_PER_TASK
 
@@ -26,13 +26,13 @@ from torch import Tensor, nn
 
 from benchmarks.frame import Setting
 from mdmf_cli.local_prefect import LocalPrefect
-from mdmf_core.banks import Bank, BankMember, Slice
-from mdmf_core.calibration import Calibration, CalibrationSlice
-from mdmf_core.crops import CropPlan
-from mdmf_core.domains import Support
-from mdmf_core.scoring import Scorer, Statistic, scorer_digest
-from tasks.kit import ScoringKit, sizes
-from tasks.scorers import load_kit
+from mdmf_core.banks.bank import Bank, BankMember, Slice
+from mdmf_core.banks.calibration import Calibration, CalibrationSlice
+from mdmf_core.banks.domains import Support
+from mdmf_core.images.crops import CropPlan
+from mdmf_core.scoring.scorer import Scorer, Statistic, scorer_digest
+from tasks.scoring.loading import load_setup
+from tasks.scoring.scoring_setup import ScoringSetup, sizes
 
 ROOT = Path(__file__).parent.parent
 _POINTS, _SIDE = 64, 224  # a crop of CLIP's size
@@ -46,8 +46,8 @@ class Mean(nn.Module):
         return nn.functional.adaptive_avg_pool2d(few, 2).flatten(2).transpose(1, 2)
 
 
-def stub_kit() -> ScoringKit:
-    """The kit of a run on the default scorer, with another backbone, bank and calibration under their own digests."""
+def stub_kit() -> ScoringSetup:
+    """The setup of a run on the default scorer, with another backbone, bank and calibration under their own digests."""
     plan, statistic, record = CropPlan(_SIDE, 1), Statistic({"mmd2": 1.0}, k=2), {"kind": "stub"}
     identity = scorer_digest(record, Mean(), plan, None, statistic, None)
     scorer = Scorer("stub", Mean(), record, plan, None, statistic, None, torch.device("cpu"), None, identity)
@@ -58,7 +58,7 @@ def stub_kit() -> ScoringKit:
     calibration = Calibration(identity, bank.bank_id, (CalibrationSlice("photo", (0.0, 0.1, 0.2), support, ("0" * 64,)),))
     batch, passes = sizes(plan, 0, cuda=False)
     return replace(
-        load_kit("default", "default", "cpu", 0, 0, None),
+        load_setup("default", "default", "cpu", 0, 0, None),
         scorer=scorer, bank=bank, calibration=calibration, batch_crops=batch, passes=passes,
     )  # fmt: skip
 
@@ -89,12 +89,12 @@ def covered(spans: Sequence[tuple[float, float]]) -> float:
     return length
 
 
-def run_flow(source: Path, warehouse: Path, shards_per_task: int, kit: ScoringKit) -> FlowRun:
+def run_flow(source: Path, warehouse: Path, shards_per_task: int, setup: ScoringSetup) -> FlowRun:
     """The curate flow in this process as a deployment runs it, but without writing its report."""
     from flows.curate import curate
-    from tasks import steps
+    from tasks.runs import steps
 
-    spans: dict[str, list[tuple[float, float]]] = {"work_off": [], "land": []}
+    spans: dict[str, list[tuple[float, float]]] = {"score_under_lease": [], "land": []}
 
     def clocked(name: str) -> Any:
         real = getattr(steps, name)
@@ -109,17 +109,17 @@ def run_flow(source: Path, warehouse: Path, shards_per_task: int, kit: ScoringKi
         return mock.patch.object(steps, name, call)
 
     with (
-        clocked("work_off"),
+        clocked("score_under_lease"),
         clocked("land"),
-        mock.patch.object(steps, "load_kit", return_value=kit),
+        mock.patch.object(steps, "load_setup", return_value=setup),
         mock.patch.object(steps, "write_report", return_value=None),
     ):
         started, cpu = time.perf_counter(), time.process_time()
         result = curate(source=f"{source}/*.tar", warehouse=str(warehouse), shards_per_task=shards_per_task)
         wall, cpu = time.perf_counter() - started, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    idle = wall - covered(spans["work_off"] + spans["land"])
-    return FlowRun(wall, covered(spans["work_off"]), covered(spans["land"]), idle, cpu, result.scored, peak)
+    idle = wall - covered(spans["score_under_lease"] + spans["land"])
+    return FlowRun(wall, covered(spans["score_under_lease"]), covered(spans["land"]), idle, cpu, result.scored, peak)
 
 
 def run_apart(source: Path, warehouse: Path, shards_per_task: int, environment: Mapping[str, str]) -> FlowRun:

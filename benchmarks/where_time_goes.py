@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from tasks.extract import score_shard
-from tasks.scorers import load_kit
-from tasks.shards import list_shards
+from tasks.collections.listing import list_shards
+from tasks.scoring.loading import load_setup
+from tasks.scoring.shard import score_shard
 
 THREAD = re.compile(r"^thread \(\d+\): (read|decode|backbone|model|score)")  # beside the main one
 OURS = re.compile(r"\((tasks|mdmf_core)/")
@@ -26,17 +26,17 @@ RATE, LINES = 50, 25  # samples a second; lines of a table
 
 def work(scorer: str, bank: str, tars: list[str]) -> None:
     """Scores the shards in this process, and says what it was."""
-    kit = load_kit(scorer, bank, "cpu", 0, 0, None)
+    setup = load_setup(scorer, bank, "cpu", 0, 0, None)
     started, before = time.perf_counter(), time.process_time()
     images = 0
     with tempfile.TemporaryDirectory() as folder:
         for tar in tars:
             (shard,) = list_shards(tar, 1000)
-            images += score_shard(shard, kit, folder, "run", None, lambda members: None).scored
+            images += score_shard(shard, setup, folder, "run", None, lambda members: None).scored
     seconds = time.perf_counter() - started
     print(
-        f"scorer {kit.scorer.name}, {images} images, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads, "
-        f"{kit.decode_threads} decoders\n{images / seconds:.2f} images/s with the sampler on; "
+        f"scorer {setup.scorer.name}, {images} images, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads, "
+        f"{setup.decode_threads} decoders\n{images / seconds:.2f} images/s with the sampler on; "
         f"{1000 * (time.process_time() - before) / images:.1f} ms of CPU per image without the decoders'\n",
         flush=True,
     )

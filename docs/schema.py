@@ -8,7 +8,8 @@ from pathlib import Path
 
 import duckdb
 
-from tasks.warehouse import connect, migrate
+from tasks.warehouse.connect import connect
+from tasks.warehouse.migrations import migrate
 
 PAGE = Path(__file__).parent / "schema.md"
 # A view's column means what the column of that name means in the table that the view is of.

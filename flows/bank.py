@@ -6,12 +6,12 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from pydantic import Field
 
-from mdmf_core.coreset import Method
-from mdmf_core.domains import Condition
-from tasks import bank_steps as steps
-from tasks.bank_assembly import BuildSettings
-from tasks.bank_steps import CalibrateSettings, NamedBank, NamedCalibration
-from tasks.health import BankHealth
+from mdmf_core.banks.domains import Condition
+from mdmf_core.mmd.coreset import Method
+from tasks.banks import steps
+from tasks.banks.build import BuildSettings
+from tasks.banks.health import BankHealth
+from tasks.banks.steps import CalibrateSettings, NamedBank, NamedCalibration
 
 
 @flow(name="build-bank")

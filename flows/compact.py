@@ -1,9 +1,9 @@
 """`compact`: a lake's small files merged and its old snapshots dropped, on a schedule."""
 
-from prefect import flow, get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow, get_run_logger
 
-from tasks import compaction
+from tasks.maintenance import compaction
+from tasks.maintenance.steps import _compact
 
 
 @flow(name="compact")
@@ -17,8 +17,3 @@ def compact(warehouse: str, keep_days: float = 30.0) -> compaction.Compacted:
     found = _compact(warehouse, keep_days)
     get_run_logger().info("%s", found.words)
     return found
-
-
-@task(cache_policy=NO_CACHE, task_run_name="compact {warehouse}", retries=1, retry_delay_seconds=60)
-def _compact(warehouse: str, keep_days: float) -> compaction.Compacted:
-    return compaction.compact(warehouse, keep_days)

@@ -7,17 +7,19 @@ from prefect import flow, get_run_logger, runtime
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from pydantic import Field
 
-from flows.scoring import CurateResult, run_closed
 from mdmf_core.errors import MdmfError
-from tasks import artifacts, corpus_steps, steps
-from tasks.children import Children, require_deployment
-from tasks.engines import Engine, EngineName
-from tasks.following import Follower
-from tasks.leases import owner
-from tasks.portions import CorpusPlan, PortionResult, results, totals
-from tasks.steps import CurateSettings
-from tasks.storage import refuse_credentials
-from tasks.warehouse import leases_folder, spelled
+from tasks.parts.leases import owner
+from tasks.runs import names, steps
+from tasks.runs.engines import Engine, EngineName
+from tasks.runs.execution import CurateResult, run_closed
+from tasks.runs.fan_out import steps as corpus_steps
+from tasks.runs.fan_out.artifacts import publish_corpus
+from tasks.runs.fan_out.child_runs import ChildRuns, require_deployment
+from tasks.runs.fan_out.follower import Follower
+from tasks.runs.fan_out.portions import CorpusPlan, PortionResult, results, totals
+from tasks.runs.settings import CurateSettings
+from tasks.storage.filesystems import refuse_credentials
+from tasks.warehouse.address import leases_folder, spelled
 
 
 class CorpusResult(CurateResult):
@@ -30,7 +32,7 @@ class CorpusResult(CurateResult):
     unfinished: int  # shards of portions that were given up
 
 
-@flow(name="curate-corpus", flow_run_name=artifacts.run_name)
+@flow(name="curate-corpus", flow_run_name=names.run_name)
 def curate_corpus(
     source: str,
     warehouse: str = "warehouse.duckdb",
@@ -86,14 +88,14 @@ def curate_corpus(
         plan, resumed = corpus_steps.plan_corpus(here, work, shards_per_run, resume)
         promoted = corpus_steps.open_corpus(here, run_id)
         with run_closed(here, run_id) as ending:
-            artifacts.label_run(scorer, bank, plan.to_do, plan.shards)
-            children = Children(plan.plan_id, deployment, source, corpus_steps.of_every_child(settings, plan))
+            names.label_run(scorer, bank, plan.to_do, plan.shards)
+            children = ChildRuns(plan.plan_id, deployment, source, corpus_steps.of_every_child(settings, plan))
             follower = Follower(children, plan.path, leases, runs_at_once, attempts)
             found = _carried_out(here, plan, follower, ending.failures)
             page, given_up = steps.report(here), len(ending.failures)
             result = _result(plan, run_id, found, page, spelled(warehouse), resumed, promoted, given_up)
         corpus_steps.close_corpus(here, work, plan)
-    artifacts.publish_corpus(result.model_dump(), found)
+    publish_corpus(result.model_dump(), found)
     if ending.failures:
         raise MdmfError(f"{given_up} of {plan.portions} portions were given up; first: {ending.failures[0]}")
     return result

@@ -5,14 +5,14 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from flows.scoring import CurateResult, carry_out
-from tasks import artifacts, steps
-from tasks.engines import Engine, EngineName
-from tasks.steps import CurateSettings
-from tasks.storage import refuse_credentials
+from tasks.runs import names, steps
+from tasks.runs.engines import Engine, EngineName
+from tasks.runs.execution import CurateResult, carry_out
+from tasks.runs.settings import CurateSettings
+from tasks.storage.filesystems import refuse_credentials
 
 
-@flow(name="curate", flow_run_name=artifacts.run_name)
+@flow(name="curate", flow_run_name=names.run_name)
 def curate(
     source: str,
     warehouse: str = "warehouse.duckdb",

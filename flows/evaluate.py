@@ -9,9 +9,9 @@ from prefect.futures import as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from mdmf_core.augment import PERTURBATIONS
-from tasks import evaluation_steps as steps
-from tasks.evaluation import Evaluated, EvaluateSettings
+from mdmf_core.training.augment import PERTURBATIONS
+from tasks.training import evaluation_steps as steps
+from tasks.training.evaluation import Evaluated, EvaluateSettings
 
 
 @flow(name="evaluate", task_runner=ThreadPoolTaskRunner(max_workers=1))  # type: ignore[arg-type]

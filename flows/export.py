@@ -6,10 +6,10 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from pydantic import Field
 
-from tasks import export_steps as steps
-from tasks.export import Exported, ExportSettings, FileFormat
-from tasks.export_query import Selection, Which
-from tasks.reshard import Resharded
+from tasks.keeplists import steps
+from tasks.keeplists.export import Exported, ExportSettings, FileFormat
+from tasks.keeplists.reshard import Resharded
+from tasks.keeplists.selection import Selection, Which
 
 
 @flow(name="export")

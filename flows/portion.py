@@ -2,9 +2,9 @@
 
 from prefect import flow
 
-from flows.scoring import CurateResult, carry_out
-from tasks import corpus_steps
-from tasks.steps import CurateSettings
+from tasks.runs.execution import CurateResult, carry_out
+from tasks.runs.fan_out import steps as corpus_steps
+from tasks.runs.settings import CurateSettings
 
 
 @flow(name="curate-portion")

@@ -2,7 +2,7 @@
 
 from prefect import flow, get_run_logger
 
-from tasks import reaper_steps as steps
+from tasks.runs import dead_runs as steps
 
 
 @flow(name="reaper")

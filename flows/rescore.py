@@ -4,10 +4,10 @@ import uuid
 
 from prefect import flow, get_run_logger, runtime
 
-from tasks import bank_steps as steps
-from tasks.bank_steps import Rescored, RescoreSettings
-from tasks.leases import owner
-from tasks.warehouse import leases_folder
+from tasks.parts.leases import owner
+from tasks.runs.rescore import Rescored, RescoreSettings
+from tasks.runs.rescore import rescore as score_again
+from tasks.warehouse.address import leases_folder
 
 
 @flow(name="rescore")
@@ -33,7 +33,7 @@ def rescore(
     )  # fmt: skip
     run_id = str(runtime.flow_run.id or uuid.uuid4())
     with owner(leases_folder(warehouse), run_id) as name:
-        found = steps.rescore(settings, run_id, name)
+        found = score_again(settings, run_id, name)
     get_run_logger().info(
         "%d images of %d shards in %.1f s; %d shards were complete before, %d have no kept signatures",
         found.images, found.shards, found.seconds, found.already_complete, found.without_signatures,

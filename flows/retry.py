@@ -5,11 +5,11 @@ from typing import Annotated
 from prefect import flow, runtime
 from pydantic import Field
 
-from flows.scoring import CurateResult, carry_out
-from tasks import steps
-from tasks.engines import Engine, EngineName
-from tasks.steps import CurateSettings
-from tasks.warehouse import require_warehouse
+from tasks.runs import steps
+from tasks.runs.engines import Engine, EngineName
+from tasks.runs.execution import CurateResult, carry_out
+from tasks.runs.settings import CurateSettings
+from tasks.warehouse.connect import require_warehouse
 
 
 def _run_name() -> str:

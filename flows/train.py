@@ -9,9 +9,9 @@ from prefect.futures import as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from tasks import training_steps as steps
-from tasks.training_card import Trained
-from tasks.training_data import TrainSettings
+from tasks.training import steps
+from tasks.training.dataset import TrainSettings
+from tasks.training.scorer_directory import Trained
 
 Objective = Literal["none", "closed-form", "mmd-d", "mmd-mp", "bce"]
 StatisticName = Literal["mmd2", "cross", "top-k", "fusion"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mdmf_core.errors import KeepListError, MdmfError
-from mdmf_core.keeplist import KeepList
+from mdmf_core.keeplists.keeplist import KeepList
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,14 +19,15 @@ __all__ = ["KeepList", "KeepListError", "MdmfError", "to_arrow", "to_pandas"]
 
 def to_pandas(warehouse: str, sql: str, parameters: list[Any] | None = None) -> pd.DataFrame:
     """The result of one read-only query as a pandas frame: ``to_pandas("w.duckdb", "SELECT * FROM flagged(?)", [0.05])``."""
-    from tasks.warehouse import query
+    from tasks.warehouse.questions import query
 
     return query(warehouse, sql, parameters)
 
 
 def to_arrow(warehouse: str, sql: str, parameters: list[Any] | None = None) -> pa.Table:
     """The result of one read-only query as an Arrow table, for polars, datasets, Ray and others."""
-    from tasks.warehouse import connect, require_question
+    from tasks.warehouse.connect import connect
+    from tasks.warehouse.questions import require_question
 
     with connect(warehouse, read_only=True) as connection:
         require_question(connection, sql)

@@ -11,9 +11,9 @@ from rich.console import Console
 import flows
 from mdmf_cli.local_prefect import LocalPrefect, local_prefect
 from mdmf_core.errors import MdmfError
-from mdmf_core.metrics import auroc, auroc_interval
-from tasks.report import MOST_GENERATED, MOST_REAL
-from tasks.warehouse import query
+from mdmf_core.training.figures import auroc, auroc_interval
+from tasks.report.galleries import MOST_GENERATED, MOST_REAL
+from tasks.warehouse.questions import query
 
 _DEPLOYMENT = "curate/laion-shard"
 _WAREHOUSE = "warehouse.duckdb"  # as prefect.yaml says

@@ -7,12 +7,16 @@ from importlib.metadata import version
 
 import torch
 from rich.console import Console
+from rich.table import Table
 
 from mdmf_core.errors import MdmfError
-from tasks.scorers import device_label, load_kit
-from tasks.shards import list_shards
-from tasks.stray_parts import not_landed
-from tasks.warehouse import connect, parts_folder
+from mdmf_core.scoring.speed_advice import advise
+from tasks.collections.listing import list_shards
+from tasks.maintenance.stray_parts import not_landed
+from tasks.scoring.loading import device_label, load_setup
+from tasks.scoring.speed import measure
+from tasks.warehouse.address import parts_folder
+from tasks.warehouse.connect import connect
 
 _PACKAGES = ("mdmf", "prefect", "torch", "timm", "duckdb", "fsspec", "s3fs", "pillow", "pandas", "pyarrow")
 
@@ -30,12 +34,12 @@ def examine(
         return f"Python {platform.python_version()}, {os.cpu_count()} cores, GPUs: {', '.join(gpus) or 'none'}"
 
     def scoring() -> str:
-        kit = load_kit(scorer, bank, device, 1, 1, storage_block)
+        setup = load_setup(scorer, bank, device, 1, 1, storage_block)
         return (
-            f"scorer {kit.scorer.name} {kit.scorer.scorer_id[:16]} on {device_label(kit.scorer)}; bank {kit.bank.name} "
-            f"{kit.bank.bank_id[:16]}, {len(kit.bank.members)} images, {kit.bank.points} points; calibration "
-            f"{kit.calibration.calibration_id[:16]}, {kit.calibration.images} images, budgets from "
-            f"{kit.calibration.smallest_budget:.4f}"
+            f"scorer {setup.scorer.name} {setup.scorer.scorer_id[:16]} on {device_label(setup.scorer)}; bank {setup.bank.name} "
+            f"{setup.bank.bank_id[:16]}, {len(setup.bank.members)} images, {setup.bank.points} points; calibration "
+            f"{setup.calibration.calibration_id[:16]}, {setup.calibration.images} images, budgets from "
+            f"{setup.calibration.smallest_budget:.4f}"
         )
 
     def storage() -> str:
@@ -71,3 +75,48 @@ def examine(
             healthy = False
             console.print(f"[red]wrong[/] {name}: {str(error).replace('[', chr(92) + '[')}", highlight=False, soft_wrap=True)
     return healthy
+
+
+SAMPLES = "samples/laion-mini/*.tar"
+SECONDS = 3.0  # for each figure: about a minute together
+
+
+def print_speed(
+    console: Console,
+    source: str | None,
+    scorer: str,
+    bank: str,
+    device: str,
+    storage_block: str | None,
+    seconds: float = SECONDS,
+) -> None:
+    """Measures, and prints a table with the limit and what to change.
+
+    Args:
+        source: whose images and whose storage; None = the samples in the working folder, from this machine's disk.
+        seconds: for each figure.
+    """
+    setup = load_setup(scorer, bank, device, 0, 0, storage_block)
+    with console.status("measuring") as status:
+        rates = measure(source or SAMPLES, setup, seconds, storage_block, lambda text: status.update(f"measuring: {text}"))
+    advice = advise(rates)
+    best = max(rates.backbone, key=lambda size: rates.backbone[size])
+    batches = ", ".join(f"{size}: {rate:.0f}" for size, rate in rates.backbone.items())
+    measured = {
+        "read": f"{rates.read:.1f} MB/s from {source or SAMPLES}, {rates.bytes_per_image / 1000:.0f} kB an image",
+        "decode": f"{rates.decode_one:.0f} images/s by one child, {rates.decode_all:.0f} by {rates.decoders}",
+        "backbone": f"by images in a batch: {batches}; best {best}",
+        "score": "statistics against the bank, p-value, row",
+        "land": "shards of 10,000 rows into a new warehouse",
+    }
+    table = Table("stage", "images/s alone", "measured", title=f"{setup.scorer.name} on {device_label(setup.scorer)}")
+    for stage, rate in advice.rates.items():
+        table.add_row(stage, f"{rate:,.0f}", measured[stage], style="bold red" if stage == advice.limit else None)
+    console.print(table)
+    how = "the stages run beside each other" if rates.on_gpu else "decoding, backbone and statistics share its cores"
+    console.print(
+        f"limit: [bold]{advice.limit}[/]; all stages together about {advice.images_per_second:,.0f} images/s: {how}",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    for change in advice.changes:
+        console.print(f"* {change}", highlight=False, soft_wrap=True)

@@ -16,7 +16,7 @@ os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 import numpy as np
 
 from flows.train import train_pfs
-from mdmf_core.evaluation import Figure, markdown, per_generator
+from mdmf_core.training.evaluation import Figure, markdown, per_generator
 
 BEGIN, END = "<!-- figures of scorers/default: made by make default-scorer -->", "<!-- end of figures -->"
 PAGE = Path(__file__).parent.parent / "docs" / "detection.md"

@@ -21,12 +21,12 @@ from prefect.testing.utilities import prefect_test_harness
 from s3_server import KEY, SECRET, conditional_s3, s3_server
 from safetensors.torch import save_file
 
-from tasks import faults
-from tasks.address import Embedded
-from tasks.banks import build
-from tasks.kit import ScoringKit
-from tasks.landing import land
-from tasks.scorers import load_kit, load_scorer
+from tasks.banks.build import build
+from tasks.scoring.loading import load_scorer, load_setup
+from tasks.scoring.scoring_setup import ScoringSetup
+from tasks.storage import retries as faults
+from tasks.warehouse.address import Embedded
+from tasks.warehouse.landing import land
 
 
 @pytest.fixture(scope="session")
@@ -55,20 +55,20 @@ def tiny_bank(tiny_scorer: str, real_folder: str, tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(scope="session")
-def kit(tiny_scorer: str, tiny_bank: str) -> ScoringKit:
+def setup(tiny_scorer: str, tiny_bank: str) -> ScoringSetup:
     """What one process scores with."""
-    return load_kit(tiny_scorer, tiny_bank, "cpu", 8, 1, None)
+    return load_setup(tiny_scorer, tiny_bank, "cpu", 8, 1, None)
 
 
 @pytest.fixture(scope="session")
-def three_shards(kit: ScoringKit, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def three_shards(setup: ScoringSetup, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a warehouse of three shards, their parts, and one exclusion of each kind: with and without an image."""
     folder = tmp_path_factory.mktemp("landed")
-    warehouse = open_warehouse(folder / "w.duckdb", kit)
+    warehouse = open_warehouse(folder / "w.duckdb", setup)
     extra = {"x.html": b"<html>", "small.png": encoded(7, "PNG", width=100, height=100)}
     for number in range(3):
         source = write_shard(folder / f"0000{number}.tar", range(10 * number, 10 * number + 3), extra)
-        land(warehouse, [outcome_of(source, warehouse, kit)], kit.key)
+        land(warehouse, [outcome_of(source, warehouse, setup)], setup.key)
     return folder
 
 

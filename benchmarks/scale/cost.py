@@ -1,6 +1,6 @@
 """What an object store charges per million images: requests counted on real shards, times list prices.
 
-    PYTHONPATH=.:tests python benchmarks/scale/cost.py [--page docs/storage.md]
+    PYTHONPATH=.:tests/helpers python benchmarks/scale/cost.py [--page docs/storage.md]
 
 A bundled shard is read from a real S3 server, a part of 10,000 rows written there and landed, all under a lease, with every
 request counted on its way. Nothing is scored, since scoring asks a store for nothing: the rows are made up, each with a caption
@@ -30,11 +30,14 @@ from fault_proxy import fault_proxy
 from s3_server import KEY, SECRET, conditional_s3
 
 from mdmf_core.records import Member, Shard
-from tasks.landing import land
-from tasks.leases import HEARTBEAT, Lease, acquire, owner, release
-from tasks.parts import ShardOutcome, WorkKey, finished_part, part_path, part_writer, read_part, work_name
-from tasks.shards import expected_members, list_shards, open_shard
-from tasks.warehouse import connect, migrate
+from tasks.collections.listing import list_shards
+from tasks.collections.reading import expected_members, open_shard
+from tasks.parts.leases import HEARTBEAT, Lease, acquire, owner, release
+from tasks.parts.outcome import ShardOutcome, WorkKey, work_name
+from tasks.parts.part_files import finished_part, part_path, part_writer, read_part
+from tasks.warehouse.connect import connect
+from tasks.warehouse.landing import land
+from tasks.warehouse.migrations import migrate
 
 BEGIN, END = "<!-- made by benchmarks/scale/cost.py -->", "<!-- end -->"
 PRICES = {

@@ -1,6 +1,6 @@
 """What an engine costs: its start, one task, and cores that are given out twice.
 
-    PYTHONPATH=.:tests python benchmarks/scale/engines.py [TASKS]
+    PYTHONPATH=.:tests/helpers python benchmarks/scale/engines.py [TASKS]
 
 Prints the tables of docs/engines.md. A Prefect server of its own runs meanwhile, on SQLite.
 """
@@ -21,7 +21,7 @@ from prefect.settings import PREFECT_LOGGING_LEVEL, PREFECT_SERVER_ANALYTICS_ENA
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.curate import curate
-from tasks.engines import Engine, started
+from tasks.runs.engines import Engine, started
 
 _WORKERS = 2
 _SHARDS, _IMAGES = 8, 24

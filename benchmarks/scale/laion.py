@@ -25,7 +25,7 @@ import real
 import tiny
 from model import Costs, Fleet, simulate
 
-from tasks.shards import list_shards
+from tasks.collections.listing import list_shards
 
 CONSTANTS = Path(__file__).with_name("constants.json")
 SHARDS, IMAGES = 585_000, 10_000
@@ -95,8 +95,8 @@ def lake() -> None:
     from lakes import KEY, made_outcome, opened_registry, postgres_lake
     from postgres_server import postgres_server
 
-    from tasks import commits
-    from tasks.landing import land
+    from tasks.warehouse import commits
+    from tasks.warehouse.landing import land
 
     spans: list[tuple[float, float]] = []
 

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mdmf_core.records import Shard
-from tasks.parts import WorkKey
-from tasks.plans import read_plan, write_plan
-from tasks.runs import Tally, waiting
-from tasks.warehouse import connect, migrate
+from tasks.parts.outcome import WorkKey
+from tasks.parts.plans import read_plan, write_plan
+from tasks.runs.backlog import Tally, left_to_do
+from tasks.warehouse.connect import connect
+from tasks.warehouse.migrations import migrate
 
 KEY = WorkKey("a" * 64, "b" * 64, "c" * 64)
 PORTION = 200  # shards
@@ -58,7 +59,7 @@ def planned(count: int, folder: str) -> Planned:
     """Plans that many shards."""
     warehouse, path, tally = f"{folder}/w.duckdb", f"{folder}/plan.parquet", Tally()
     before, started = _peak_mb(), time.perf_counter()
-    portions = write_plan(path, waiting(warehouse, shards(count), KEY, None, tally), PORTION)
+    portions = write_plan(path, left_to_do(warehouse, shards(count), KEY, None, tally), PORTION)
     seconds = time.perf_counter() - started
     peak, started = _peak_mb(), time.perf_counter()
     found = read_plan(path, portions - 1)

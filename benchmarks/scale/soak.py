@@ -1,6 +1,6 @@
 """Many flow runs with many tasks at once against a real Prefect server: what it lost, and how often it said 503.
 
-Run: PYTHONPATH=tests python benchmarks/scale/soak.py [FLOWS TASKS]
+Run: PYTHONPATH=tests/helpers python benchmarks/scale/soak.py [FLOWS TASKS]
 """
 
 import asyncio

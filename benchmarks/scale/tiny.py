@@ -14,9 +14,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tasks.bank_assembly import BuildSettings
-from tasks.banks import build
-from tasks.scorers import load_scorer
+from tasks.banks.build import BuildSettings, build
+from tasks.scoring.loading import load_scorer
 
 
 def photograph(seed: int) -> bytes:

@@ -5,8 +5,8 @@ from typing import Any
 
 import duckdb
 
-from mdmf_core.calibration import BUDGETS, Calibration, budget
-from tasks.report.selection import Rows, Sources, number, rows
+from mdmf_core.banks.calibration import BUDGETS, Calibration, budget
+from tasks.report.galleries import Rows, Sources, number, rows
 
 ACCOUNTING = (
     "SELECT state, count(*) AS shards, sum(members)::BIGINT AS members, sum(scored)::BIGINT AS scored, "

@@ -5,9 +5,9 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 
 from mdmf_core.errors import ArtifactError
-from tasks.faults import with_retries
-from tasks.reading import read_range
-from tasks.storage import entry_of, full_url, listing, open_storage, write_bytes
+from tasks.storage.checked_reads import read_range
+from tasks.storage.filesystems import entry_of, full_url, listing, open_storage, write_bytes
+from tasks.storage.retries import with_retries
 
 PAGE, MARKER, PICTURES = "index.html", "mdmf-report.json", "pictures"
 _WRITERS = 8  # pictures sent at a time

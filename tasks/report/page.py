@@ -10,7 +10,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from tasks.report import facts, selection
+from tasks.report import facts
+from tasks.report import galleries as selection
 from tasks.report.folder import PICTURES
 from tasks.report.pictures import DENSITY, WITNESS, colours
 

@@ -13,16 +13,16 @@ from jaxtyping import Float, UInt8
 from matplotlib import colormaps
 from PIL import Image
 
-from mdmf_core.crops import CropPlan
 from mdmf_core.digests import sha256_hex
 from mdmf_core.errors import SourceError, SourceRefused
-from mdmf_core.images import decode, thumbnail
+from mdmf_core.images.crops import CropPlan
+from mdmf_core.images.decode import decode, thumbnail
 from mdmf_core.records import DecodedImage, ExclusionReason, ImageExcluded
-from mdmf_core.witness import Densities, Evidence, evidence, paint
-from tasks.extract import LIMITS
-from tasks.kit import ScoringKit
-from tasks.pipeline import in_order
-from tasks.shards import read_member
+from mdmf_core.scoring.evidence import Densities, Evidence, evidence, paint
+from tasks.collections.reading import read_member
+from tasks.scoring.decoder_pool import LIMITS
+from tasks.scoring.scoring_setup import ScoringSetup
+from tasks.scoring.stage_threads import in_order
 
 SIDE = 240  # longest side of thumbnails and maps, pixels
 MAX_THUMBNAIL, MAX_MAP = 24_000, 4_000  # bytes; with the counts in ``selection`` they keep a report under 30 MB
@@ -108,33 +108,35 @@ def small_enough(image: DecodedImage) -> bytes:
 
 
 def look(
-    records: dict[str, dict[str, Any]], kit: ScoringKit | None, pictures: Pictures, storage_block: str | None
+    records: dict[str, dict[str, Any]], setup: ScoringSetup | None, pictures: Pictures, storage_block: str | None
 ) -> dict[str, Evident]:
     """Sets ``thumbnail`` and ``problem`` of every record, and gives the evidence of those that could be computed."""
     found: dict[str, Evident] = {}
     densities: dict[str, Densities] = {}
     batch: list[tuple[dict[str, Any], Seen]] = []
     silent: set[str] = set()
-    threads, plan = (8, None) if kit is None else (kit.decode_threads, kit.scorer.crops)
+    threads, plan = (8, None) if setup is None else (setup.decode_threads, setup.scorer.crops)
     with ThreadPoolExecutor(threads, thread_name_prefix="report") as pool:
         for seen in in_order(pool, lambda row: see(row, storage_block, plan, silent), records.values(), window=2 * threads):
             record = records[seen.image_id]
             record["thumbnail"] = None if seen.thumbnail is None else pictures.add(seen.thumbnail, "jpg")
             record["problem"] = seen.problem
-            if kit is not None and seen.crops is not None:
+            if setup is not None and seen.crops is not None:
                 batch.append((record, seen))
-                if sum(len(seen.crops) for _, seen in batch if seen.crops is not None) >= kit.batch_crops:
-                    found |= _evidence(batch, kit, densities)
+                if sum(len(seen.crops) for _, seen in batch if seen.crops is not None) >= setup.batch_crops:
+                    found |= _evidence(batch, setup, densities)
                     batch = []
-    if kit is not None and batch:
-        found |= _evidence(batch, kit, densities)
+    if setup is not None and batch:
+        found |= _evidence(batch, setup, densities)
     return found
 
 
-def _evidence(batch: list[tuple[dict[str, Any], Seen]], kit: ScoringKit, densities: dict[str, Densities]) -> dict[str, Evident]:
+def _evidence(
+    batch: list[tuple[dict[str, Any], Seen]], setup: ScoringSetup, densities: dict[str, Densities]
+) -> dict[str, Evident]:
     """Against the slice that the score was taken from."""
-    signatures = kit.scorer.extract([seen.crops for _, seen in batch if seen.crops is not None], kit.passes)
-    slices = {part.domain: part for part in kit.bank.slices}
+    signatures = setup.scorer.extract([seen.crops for _, seen in batch if seen.crops is not None], setup.passes)
+    slices = {part.domain: part for part in setup.bank.slices}
     found = {}
     for (record, seen), vectors in zip(batch, torch.split(signatures.vectors, signatures.counts), strict=True):
         part = slices[record["domain"]]
@@ -142,7 +144,7 @@ def _evidence(batch: list[tuple[dict[str, Any], Seen]], kit: ScoringKit, densiti
             densities[part.domain] = Densities.of(part)
         height, width = seen.area
         of_patches = evidence(vectors, part, densities[part.domain])
-        boxes = kit.scorer.patch_boxes(height, width)
+        boxes = setup.scorer.patch_boxes(height, width)
         found[record["image_id"]] = Evident(
             paint(of_patches.witness.numpy(), boxes, height, width, SIDE),
             paint(of_patches.rarity.numpy(), boxes, height, width, SIDE),

@@ -28,10 +28,10 @@ def test_a_fixed_cost_is_no_growth_and_a_dearer_image_is():
 
 
 def test_the_stub_is_a_whole_kit_of_its_own():
-    kit = stub_kit()
-    assert kit.scorer.scorer_id == kit.bank.scorer_id == kit.calibration.scorer_id
-    assert kit.calibration.bank_id == kit.bank.bank_id
-    assert kit.scorer.crops.size == 224
+    setup = stub_kit()
+    assert setup.scorer.scorer_id == setup.bank.scorer_id == setup.calibration.scorer_id
+    assert setup.calibration.bank_id == setup.bank.bank_id
+    assert setup.scorer.crops.size == 224
 
 
 def test_the_real_flow_runs_on_the_stub_and_its_time_adds_up(prefect_server, tmp_path):

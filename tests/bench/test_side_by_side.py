@@ -15,7 +15,8 @@ from benchmarks import peer_runs, side_by_side
 from benchmarks.corpora import as_laion, described, photographs, write_shards
 from benchmarks.frame import Better, Part, Record, Result, Setting
 from benchmarks.peer_runs import Run
-from tasks.shards import list_shards, open_shard
+from tasks.collections.listing import list_shards
+from tasks.collections.reading import open_shard
 
 
 def run(rate: float, pss: float) -> Run:

@@ -9,8 +9,8 @@ from browsing import HOSTILE
 from fabricate import ROOT, encoded, landed, write_shard, write_tar
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tasks.report import write_report
-from tasks.scorers import load_kit
+from tasks.report.write import write_report
+from tasks.scoring.loading import load_setup
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +42,10 @@ def corpus(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     write_tar(folder / "beta" / "b.tar", hostile)
     for path in (ROOT / "samples" / "laion-mini").glob("00000*"):
         shutil.copy(path, folder / "samples")
-    kit = load_kit("default", "default", "cpu", 16, 1, None)
+    setup = load_setup("default", "default", "cpu", 16, 1, None)
     source = f"{folder}/{{alpha/00000,beta/b,samples/00000}}.tar"
-    warehouse = landed(folder / "w.duckdb", source, kit)
-    page = write_report(warehouse, "three sources", None, kit, str(folder / "report"))
+    warehouse = landed(folder / "w.duckdb", source, setup)
+    page = write_report(warehouse, "three sources", None, setup, str(folder / "report"))
     return Path(page).parent, Path(warehouse)
 
 

@@ -10,8 +10,8 @@ import pytest
 from browsing import ARTIFACTS, HOSTILE, cards, url_of
 from playwright.sync_api import expect
 
-from tasks.report import NoEvidence, write_report
-from tasks.warehouse import query
+from tasks.report.write import NoEvidence, write_report
+from tasks.warehouse.questions import query
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

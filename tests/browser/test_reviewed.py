@@ -8,10 +8,10 @@ from browsing import ARTIFACTS, cards, url_of
 from fabricate import encoded, landed, write_tar
 from playwright.sync_api import expect
 
-from tasks.report import NoEvidence, write_report
-from tasks.reviews import import_reviews
-from tasks.scorers import load_kit
-from tasks.warehouse import query
+from tasks.report.write import NoEvidence, write_report
+from tasks.reviews.verdicts import import_reviews
+from tasks.scoring.loading import load_setup
+from tasks.warehouse.questions import query
 
 
 def test_downloaded_verdicts_are_imported_as_they_are_and_the_next_report_shows_them(corpus, opened, tmp_path):
@@ -50,7 +50,7 @@ def test_downloaded_verdicts_are_imported_as_they_are_and_the_next_report_shows_
 
 def test_where_nothing_is_scored_the_page_opens_all_the_same(opened, tmp_path):
     path = write_tar(tmp_path / "x.tar", {"x.html": b"<html>", "s.png": encoded(52, "PNG", 40, 40)})
-    warehouse = landed(tmp_path / "w.duckdb", path, load_kit("default", "default", "cpu", 16, 1, None))
+    warehouse = landed(tmp_path / "w.duckdb", path, load_setup("default", "default", "cpu", 16, 1, None))
     page = opened(Path(write_report(warehouse, "nothing", None, NoEvidence("no"), str(tmp_path / "report"))).as_uri())
     assert "not_an_image" in page.locator("#excluded").inner_text()
     expect(page.locator("#shown")).to_have_text("0 images")

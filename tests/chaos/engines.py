@@ -24,8 +24,8 @@ from run import _scorer, _write
 
 from flows.curate import curate
 from mdmf_cli.local_prefect import LocalPrefect, local_prefect
-from tasks.leases import dead_owners
-from tasks.warehouse import leases_folder
+from tasks.parts.leases import dead_owners
+from tasks.warehouse.address import leases_folder
 
 _SHARDS, _IMAGES, _KILLS = 8, 6, 3
 _POOL = "process pool, children of curate-corpus"

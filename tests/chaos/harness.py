@@ -15,8 +15,9 @@ from typing import Any
 from fabricate import encoded, write_shard
 from victim import NEVER, curate
 
-from tasks.content import content_digest
-from tasks.warehouse import connect, leases_folder
+from tasks.maintenance.content_digest import content_digest
+from tasks.warehouse.address import leases_folder
+from tasks.warehouse.connect import connect
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 import sys
 
-from tasks.leases import Lease, acquire, owner
+from tasks.parts.leases import Lease, acquire, owner
 
 if __name__ == "__main__":
     folder, run, heartbeat, *shards = sys.argv[1:]

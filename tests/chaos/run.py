@@ -21,9 +21,9 @@ from safetensors.torch import save_file
 from worker import kill_worker_and_run
 
 from mdmf_cli.local_prefect import LocalPrefect, local_prefect
-from tasks.banks import build
-from tasks.scorers import load_scorer
-from tasks.warehouse import connect
+from tasks.banks.build import build
+from tasks.scoring.loading import load_scorer
+from tasks.warehouse.connect import connect
 
 BEGIN, END = "<!-- made by make chaos -->", "<!-- end -->"
 _RACES, _KILLED_WORKERS, _BROKEN_RUNS = 5, 3, 5

@@ -3,32 +3,32 @@
 import sys
 from functools import partial
 
-import tasks.work
-from tasks.kit import ScoringKit
-from tasks.landing import generations, land
-from tasks.leases import acquire, owner, release
-from tasks.parts import Work, work_name
-from tasks.runs import still_to_do
-from tasks.scorers import load_kit
-from tasks.shards import list_shards
-from tasks.warehouse import connect
-from tasks.work import work_off
+import tasks.runs.leased_shard
+from tasks.collections.listing import list_shards
+from tasks.parts.leases import acquire, owner, release
+from tasks.parts.outcome import Work, work_name
+from tasks.runs.backlog import still_to_do
+from tasks.runs.leased_shard import score_under_lease
+from tasks.scoring.loading import load_setup
+from tasks.scoring.scoring_setup import ScoringSetup
+from tasks.warehouse.connect import connect
+from tasks.warehouse.landing import generations, land
 
 EXPIRY = 3.0  # seconds, so that a test need not wait for a minute
 
 
-def one_round(warehouse: str, parts: str, source: str, kit: ScoringKit, name: str) -> bool:
+def one_round(warehouse: str, parts: str, source: str, setup: ScoringSetup, name: str) -> bool:
     """Does what nobody else is at; whether everything is complete."""
     shards = list_shards(source, 1000)
     with connect(warehouse) as connection:
-        waiting, _ = still_to_do(connection, shards, kit.key)
+        waiting, _ = still_to_do(connection, shards, setup.key)
     for work in waiting:
         with connect(warehouse) as connection:
-            floor = generations(connection, kit.key).get(work.shard.url, 0)
+            floor = generations(connection, setup.key).get(work.shard.url, 0)
         print("at", work.shard.url, flush=True)
-        outcome = work_off(
+        outcome = score_under_lease(
             Work(work.shard, floor),
-            kit,
+            setup,
             parts,
             f"{parts}/leases",
             name,
@@ -37,16 +37,16 @@ def one_round(warehouse: str, parts: str, source: str, kit: ScoringKit, name: st
         )
         if outcome.state == "elsewhere":
             continue
-        land(warehouse, [outcome], kit.key)
-        release(f"{parts}/leases", work_name(work.shard.url, kit.key), outcome.generation)
+        land(warehouse, [outcome], setup.key)
+        release(f"{parts}/leases", work_name(work.shard.url, setup.key), outcome.generation)
         print("landed", work.shard.url, outcome.generation, flush=True)
     return not waiting
 
 
 if __name__ == "__main__":
     warehouse, parts, source, scorer, bank, run = sys.argv[1:]
-    tasks.work.acquire = partial(acquire, expiry=EXPIRY)
+    tasks.runs.leased_shard.acquire = partial(acquire, expiry=EXPIRY)
     with owner(f"{parts}/leases", run, heartbeat=0.5) as name:
-        kit = load_kit(scorer, bank, "cpu", 8, 1, None)
-        while not one_round(warehouse, parts, source, kit, name):
+        setup = load_setup(scorer, bank, "cpu", 8, 1, None)
+        while not one_round(warehouse, parts, source, setup, name):
             pass

@@ -14,9 +14,10 @@ from prefect import get_client
 from prefect.settings import PREFECT_API_URL
 
 from flows.reaper import reaper
-from tasks.leases import dead_owners
-from tasks.reaping import reap
-from tasks.warehouse import leases_folder, query
+from tasks.parts.leases import dead_owners
+from tasks.runs.dead_runs import reap
+from tasks.warehouse.address import leases_folder
+from tasks.warehouse.questions import query
 
 
 @pytest.fixture(scope="module")

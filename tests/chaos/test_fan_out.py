@@ -14,16 +14,19 @@ from fabricate import ROOT, landed, write_shard
 from harness import look
 
 from mdmf_cli.local_prefect import LocalPrefect, local_prefect
-from tasks.parts import part_path
-from tasks.portions import corpus_folder
-from tasks.shards import list_shards
-from tasks.warehouse import leases_folder, parts_folder, query
+from tasks.collections.listing import list_shards
+from tasks.parts.part_files import part_path
+from tasks.runs.fan_out.portions import corpus_folder
+from tasks.warehouse.address import leases_folder, parts_folder
+from tasks.warehouse.questions import query
 
 
 @pytest.fixture(scope="module")
 def prefect(tmp_path_factory):
     with local_prefect(ROOT, tmp_path_factory.mktemp("fan-out") / "prefect") as started:
-        started.environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "chaos")])
+        started.environment["PYTHONPATH"] = os.pathsep.join(
+            [str(ROOT), str(ROOT / "tests" / "helpers"), str(ROOT / "tests" / "chaos")]
+        )
         started.run("--no-prompt", "deploy", "--name", "laion", "--name", "laion-portion")
         yield started
 
@@ -77,7 +80,7 @@ def result_of(parent: subprocess.Popen[str]) -> dict[str, Any]:
     return json.loads(out.splitlines()[-1])
 
 
-def test_a_parent_that_is_killed_is_succeeded_and_no_portion_is_started_twice(prefect, tmp_path, kit, tiny_scorer, tiny_bank):
+def test_a_parent_that_is_killed_is_succeeded_and_no_portion_is_started_twice(prefect, tmp_path, setup, tiny_scorer, tiny_bank):
     corpus = Corpus(tmp_path, prefect, tiny_scorer, tiny_bank, shards=12)
     first = corpus.parent(shards_per_run=3)
     while not [run for run in corpus.children() if run["state_type"] == "RUNNING"]:
@@ -94,17 +97,19 @@ def test_a_parent_that_is_killed_is_succeeded_and_no_portion_is_started_twice(pr
     assert len(runs) == len({run["idempotency_key"] for run in runs}) == 4
     assert started <= {run["id"] for run in runs}
     assert {run["state_type"] for run in runs} == {"COMPLETED"}
-    alone = landed(tmp_path / "alone.duckdb", corpus.source, kit, tiny_scorer)
+    alone = landed(tmp_path / "alone.duckdb", corpus.source, setup, tiny_scorer)
     assert look(corpus.warehouse) == look(alone)
     assert list(Path(corpus_folder(parts_folder(corpus.warehouse))).iterdir()) == []
     again = result_of(corpus.parent(shards_per_run=3))
     assert (again["resumed"], again["portions"], again["already_complete"]) == (False, 0, 12)
 
 
-def test_a_dead_child_is_started_again_and_one_that_always_fails_costs_no_other(prefect, tmp_path, kit, tiny_scorer, tiny_bank):
+def test_a_dead_child_is_started_again_and_one_that_always_fails_costs_no_other(
+    prefect, tmp_path, setup, tiny_scorer, tiny_bank
+):
     corpus = Corpus(tmp_path, prefect, tiny_scorer, tiny_bank, shards=6)
     (shard, *_) = list_shards(corpus.source, 1000)
-    part = Path(part_path(parts_folder(corpus.warehouse), shard, kit.key))
+    part = Path(part_path(parts_folder(corpus.warehouse), shard, setup.key))
     part.parent.mkdir(parents=True)
     part.write_bytes(b"PAR1 not really")
     parent = corpus.parent(shards_per_run=2, attempts=2)

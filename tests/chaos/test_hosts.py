@@ -9,11 +9,11 @@ from fabricate import landed, write_shard
 from hosts import on_host
 from warehouses import digest
 
-from tasks.leases import acquire, dead_owners, forget, owner
-from tasks.partstore import store_of
-from tasks.scorers import load_kit
-from tasks.verify import verify
-from tasks.warehouse import query
+from tasks.maintenance.verify import verify
+from tasks.parts.leases import acquire, dead_owners, forget, owner
+from tasks.parts.store import store_of
+from tasks.scoring.loading import load_setup
+from tasks.warehouse.questions import query
 
 RUNS = tuple(f"00000000-0000-0000-0000-0000000000a{number}" for number in range(3))
 SHARDS = 4
@@ -28,8 +28,8 @@ def source(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("killed_when", ["at", "scored", "landed"])
 def test_two_hosts_and_the_death_of_one(parts_in_lake, source, tiny_scorer, tiny_bank, tmp_path, killed_when):
-    kit = load_kit(tiny_scorer, tiny_bank, "cpu", 8, 1, None)
-    warehouse = landed(tmp_path / "shared.duckdb", tmp_path / "00000.tar", kit)  # with its registry, and one shard complete
+    setup = load_setup(tiny_scorer, tiny_bank, "cpu", 8, 1, None)
+    warehouse = landed(tmp_path / "shared.duckdb", tmp_path / "00000.tar", setup)  # with its registry, and one shard complete
     hosts = []
     try:
         hosts.append(host(RUNS[0], warehouse, parts_in_lake, source, tiny_scorer, tiny_bank))
@@ -45,7 +45,7 @@ def test_two_hosts_and_the_death_of_one(parts_in_lake, source, tiny_scorer, tiny
     assert said[-1].startswith(killed_when)
     assert hosts[1].returncode == 0
     assert [line for line in rest if line.startswith("landed")], rest
-    undisturbed = landed(tmp_path / "alone.duckdb", source, kit)
+    undisturbed = landed(tmp_path / "alone.duckdb", source, setup)
     assert digest(warehouse) == digest(undisturbed)
     assert query(warehouse, "SELECT count(*) AS n, count(DISTINCT url) AS urls FROM shards").values.tolist() == [[SHARDS] * 2]
     assert [found for found in verify(warehouse) if not found.note] == []

@@ -15,8 +15,9 @@ import torch
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 import flows.curate
-import tasks.attach
-from tasks import faults, reading
+import tasks.warehouse.attach
+from tasks.storage import checked_reads as reading
+from tasks.storage import retries as faults
 
 NEVER = 1 << 30
 
@@ -97,8 +98,8 @@ def curate(
     steps = _Steps(str(Path(parameters["warehouse"]).parent), step, after, log)
     for name in ("link", "replace", "remove", "fsync"):
         steps.on_paths(name)
-    opened = tasks.attach._open
-    tasks.attach._open = lambda *args: _Watched(opened(*args), steps)  # type: ignore[assignment]
+    opened = tasks.warehouse.attach._open
+    tasks.warehouse.attach._open = lambda *args: _Watched(opened(*args), steps)  # type: ignore[assignment]
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # its thread takes a second to end
         flows.curate.curate(**parameters)
     _note_peak(Path(parameters["warehouse"]).with_name("peak"))

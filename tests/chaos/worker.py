@@ -8,7 +8,7 @@ import urllib.request
 from pathlib import Path
 
 from mdmf_cli.local_prefect import POOL, LocalPrefect
-from tasks.warehouse import leases_folder
+from tasks.warehouse.address import leases_folder
 
 _DEPLOYMENT = "curate/laion-shard"  # one run at a time; others wait for its slot
 

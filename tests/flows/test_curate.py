@@ -8,9 +8,10 @@ import pytest
 from fabricate import CONTENT, ROOT, encoded, write_shard, write_tar
 
 from mdmf_core.errors import ArtifactError, MdmfError
-from tasks.parts import part_path
-from tasks.shards import list_shards
-from tasks.warehouse import parts_folder, query
+from tasks.collections.listing import list_shards
+from tasks.parts.part_files import part_path
+from tasks.warehouse.address import parts_folder
+from tasks.warehouse.questions import query
 
 SAMPLES = ROOT / "samples" / "laion-mini"
 
@@ -145,12 +146,12 @@ def test_a_run_that_cannot_write_its_plan_leaves_no_row_that_nobody_closes(curat
     assert not (tmp_path / "warehouse.duckdb").exists()
 
 
-def test_a_damaged_part_costs_its_shard_and_no_other(curate, kit, tmp_path):
+def test_a_damaged_part_costs_its_shard_and_no_other(curate, setup, tmp_path):
     for number in range(2):
         write_shard(tmp_path / f"0000{number}.tar", range(number * 10, number * 10 + 2))
     warehouse = str(tmp_path / "warehouse.duckdb")
     (shard, _) = list_shards(f"{tmp_path}/*.tar", 1000)
-    part = Path(part_path(parts_folder(warehouse), shard, kit.key))
+    part = Path(part_path(parts_folder(warehouse), shard, setup.key))
     part.parent.mkdir(parents=True)
     part.write_bytes(b"PAR1 not really")
     with pytest.raises(MdmfError, match=r"1 of 2 shards failed; first: .*00000.tar: error: part .* is damaged"):
@@ -258,7 +259,7 @@ def test_what_cannot_work_is_refused_in_one_sentence(curate, tmp_path, parameter
 
 
 def test_bank_of_another_scorer_is_refused_with_both_digests(curate, tmp_path, tiny_scorer, tiny_bank):
-    from tasks.scorers import load_bank, load_scorer
+    from tasks.scoring.loading import load_bank, load_scorer
 
     source = write_shard(tmp_path / "00000.tar", range(2))
     other = f"{tiny_scorer}&blocks=5"

@@ -17,10 +17,11 @@ from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 
 from flows.curate import curate as flow
 from mdmf_core.errors import MdmfError
-from tasks import engines
-from tasks.engines import Engine, absolute, started
-from tasks.leases import dead_owners
-from tasks.warehouse import leases_folder, query
+from tasks.parts.leases import dead_owners
+from tasks.runs import engines
+from tasks.runs.engines import Engine, absolute, started
+from tasks.warehouse.address import leases_folder
+from tasks.warehouse.questions import query
 
 SHARDS = 6
 

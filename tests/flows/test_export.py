@@ -12,7 +12,7 @@ from yaml import safe_load
 
 import mdmf
 from mdmf_cli.main import app
-from mdmf_core.keeplist import KeepList
+from mdmf_core.keeplists.keeplist import KeepList
 
 
 def command(*arguments: object) -> tuple[int, str]:

@@ -10,11 +10,12 @@ from corpora import scored_warehouse
 from fabricate import CONTENT, write_shard
 from fault_proxy import FAULTS, UNCHECKED, FaultProxy, evenly
 
-from tasks import faults, reading
-from tasks.export import ExportSettings, export
-from tasks.report import NoEvidence, write_report
-from tasks.reshard import reshard
-from tasks.warehouse import query
+from tasks.keeplists.export import ExportSettings, export
+from tasks.keeplists.reshard import reshard
+from tasks.report.write import NoEvidence, write_report
+from tasks.storage import checked_reads as reading
+from tasks.storage import retries as faults
+from tasks.warehouse.questions import query
 
 SHARDS, IMAGES = 4, 4
 

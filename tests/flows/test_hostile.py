@@ -14,8 +14,8 @@ from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
 
 from mdmf_core.errors import MdmfError
-from tasks.storage import _block_options
-from tasks.warehouse import query
+from tasks.storage.filesystems import _block_options
+from tasks.warehouse.questions import query
 
 HOSTILE = [
     "plain",

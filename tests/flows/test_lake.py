@@ -6,8 +6,8 @@ from lakes import needs_lakes, place
 from typer.testing import CliRunner
 
 from mdmf_cli.main import app
-from tasks.verify import verify
-from tasks.warehouse import query
+from tasks.maintenance.verify import verify
+from tasks.warehouse.questions import query
 
 pytestmark = needs_lakes
 

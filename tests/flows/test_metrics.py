@@ -14,9 +14,10 @@ from prefect.settings import PREFECT_CLIENT_METRICS_ENABLED, PREFECT_CLIENT_METR
 from prefect.utilities import services
 
 from mdmf_core.errors import MdmfError
-from mdmf_core.stages import StageCosts
-from tasks.parts import costs_of, finished_part
-from tasks.warehouse import query
+from mdmf_core.scoring.stage_costs import StageCosts
+from tasks.parts.outcome import costs_of
+from tasks.parts.part_files import finished_part
+from tasks.warehouse.questions import query
 
 
 @pytest.fixture
@@ -62,16 +63,16 @@ def test_a_run_says_what_its_stages_cost_in_its_row_and_to_prometheus(curate, tm
     assert after['mdmf_stage_seconds_total{stage="decode"}'] > before['mdmf_stage_seconds_total{stage="decode"}']
 
 
-def test_a_part_that_another_run_finished_costs_this_run_nothing(kit, tmp_path):
+def test_a_part_that_another_run_finished_costs_this_run_nothing(setup, tmp_path):
     warehouse = str(tmp_path / "w.duckdb")
-    outcome = outcome_of(write_shard(tmp_path / "00000.tar", range(3)), warehouse, kit)
+    outcome = outcome_of(write_shard(tmp_path / "00000.tar", range(3)), warehouse, setup)
     assert costs_of([outcome], outcome.run_id).stages["backbone"].items == 3
     assert costs_of([outcome], "another run") == StageCosts()
     assert costs_of([replace(outcome, costs=None)], outcome.run_id) == StageCosts()
 
 
-def test_a_part_from_before_costs_were_kept_is_read(kit, tmp_path):
-    outcome = outcome_of(write_shard(tmp_path / "00000.tar", range(3)), str(tmp_path / "w.duckdb"), kit)
+def test_a_part_from_before_costs_were_kept_is_read(setup, tmp_path):
+    outcome = outcome_of(write_shard(tmp_path / "00000.tar", range(3)), str(tmp_path / "w.duckdb"), setup)
     table = pq.read_table(outcome.part)
     record = json.loads(table.schema.metadata[b"mdmf"]) if b"mdmf" in (table.schema.metadata or {}) else None
     record = record or json.loads(pq.read_metadata(outcome.part).metadata[b"mdmf"])

@@ -9,16 +9,19 @@ from fabricate import encoded, write_folder, write_shard
 from pandas.testing import assert_frame_equal
 
 from mdmf_core.errors import MdmfError
-from mdmf_core.images import ImageLimits
+from mdmf_core.images.decode import ImageLimits
 from mdmf_core.records import ExclusionReason
-from tasks import extract
-from tasks.content import content_digest
-from tasks.decoding import DecodePool
-from tasks.parts import part_path, work_name
-from tasks.retry import require_retryable
-from tasks.scorers import load_kit
-from tasks.shards import list_shards
-from tasks.warehouse import connect, leases_folder, parts_folder, query
+from tasks.collections.listing import list_shards
+from tasks.maintenance.content_digest import content_digest
+from tasks.parts.outcome import work_name
+from tasks.parts.part_files import part_path
+from tasks.runs.retry import require_retryable
+from tasks.scoring import shard as extract
+from tasks.scoring.decoder_pool import DecodePool
+from tasks.scoring.loading import load_setup
+from tasks.warehouse.address import leases_folder, parts_folder
+from tasks.warehouse.connect import connect
+from tasks.warehouse.questions import query
 
 ROWS = "SELECT * EXCLUDE (run_id, scored_at) FROM scored ORDER BY key"
 
@@ -94,7 +97,7 @@ def test_without_its_part_or_with_other_content_a_shard_is_scored_whole(curate, 
     source = write_shard(tmp_path / "00000.tar", range(3), {"page.jpg": b"<html>"})
     curate(source)
     (shard,) = list_shards(str(source), 1000)
-    os.remove(part_path(parts_folder(warehouse), shard, load_kit(tiny_scorer, tiny_bank, "cpu", 8, 1, None).key))
+    os.remove(part_path(parts_folder(warehouse), shard, load_setup(tiny_scorer, tiny_bank, "cpu", 8, 1, None).key))
     assert retry("not_an_image", force=True).members == 4
     write_shard(source, range(9), {"page.jpg": b"<html>"})
     assert retry("not_an_image", force=True).members == 10
@@ -134,7 +137,7 @@ def test_of_a_url_with_rows_and_a_later_deferral_the_deferral_is_tried(curate, r
 def test_a_retry_that_breaks_leaves_the_rows_that_were_there(curate, retry, tmp_path, monkeypatch):
     warehouse = str(tmp_path / "warehouse.duckdb")
     curate(write_shard(tmp_path / "00000.tar", range(2), {"page.jpg": b"<html>"}))
-    from tasks import mend
+    from tasks.scoring import retry_members as mend
 
     def broken(*_: object) -> None:
         raise RuntimeError("device lost")
@@ -183,7 +186,7 @@ def test_a_shard_that_kills_its_runs_is_set_aside_and_tried_again_on_demand(cura
     warehouse = str(tmp_path / "warehouse.duckdb")
     for number in range(2):
         write_shard(tmp_path / f"0000{number}.tar", range(number * 10, number * 10 + 2))
-    name = work_name(str(tmp_path / "00000.tar"), load_kit(tiny_scorer, tiny_bank, "cpu", 8, 1, None).key)
+    name = work_name(str(tmp_path / "00000.tar"), load_setup(tiny_scorer, tiny_bank, "cpu", 8, 1, None).key)
     held = Path(leases_folder(warehouse)) / "held"
     held.mkdir(parents=True)
     (held / f"{name}.5.json").write_text(json.dumps({"owner": "gone.0", "attempts": 5}))
@@ -198,7 +201,7 @@ def test_a_shard_that_kills_its_runs_is_set_aside_and_tried_again_on_demand(cura
 def test_an_error_in_one_shard_fails_the_run_by_name_and_costs_no_other_shard(curate, tmp_path, monkeypatch):
     for number in range(3):
         write_shard(tmp_path / f"0000{number}.tar", range(number * 10, number * 10 + 2))
-    from tasks import work
+    from tasks.runs import leased_shard as work
 
     real = work.score_shard
 

@@ -6,20 +6,20 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import s3fs
-from conftest import KEY, SECRET
 from corpora import sample, scored_warehouse
 from fabricate import CONTENT, build_settings, landed, write_labelled, write_shard, write_tar
 from prefect.blocks.system import Secret
+from s3_server import KEY, SECRET
 
 from mdmf_core.errors import ArtifactError, MdmfError, SourceError
-from tasks.banks import build
-from tasks.export import ExportSettings, export
-from tasks.report import write_report
-from tasks.reshard import reshard
-from tasks.scorers import load_kit, load_scorer
-from tasks.shards import list_shards
-from tasks.storage import _block_options
-from tasks.warehouse import query
+from tasks.banks.build import build
+from tasks.collections.listing import list_shards
+from tasks.keeplists.export import ExportSettings, export
+from tasks.keeplists.reshard import reshard
+from tasks.report.write import write_report
+from tasks.scoring.loading import load_scorer, load_setup
+from tasks.storage.filesystems import _block_options
+from tasks.warehouse.questions import query
 
 
 def test_s3_gives_the_same_rows_as_local_disk(curate, signed_in, tmp_path):
@@ -39,17 +39,17 @@ def test_s3_gives_the_same_rows_as_local_disk(curate, signed_in, tmp_path):
 
 
 def test_the_report_is_written_to_s3_and_never_over_a_prefix_that_is_not_ours(signed_in, tiny_scorer, tiny_bank, tmp_path):
-    kit = load_kit(tiny_scorer, tiny_bank, "cpu", 8, 1, None)
-    warehouse = landed(tmp_path / "w.duckdb", write_shard(tmp_path / "00000.tar", range(3)), kit)
+    setup = load_setup(tiny_scorer, tiny_bank, "cpu", 8, 1, None)
+    warehouse = landed(tmp_path / "w.duckdb", write_shard(tmp_path / "00000.tar", range(3)), setup)
     for _ in range(2):  # new, and over our own
-        assert write_report(warehouse, "t", None, kit, "s3://corpus/reports/one") == "s3://corpus/reports/one/index.html"
-    here = Path(write_report(warehouse, "t", None, kit)).parent
+        assert write_report(warehouse, "t", None, setup, "s3://corpus/reports/one") == "s3://corpus/reports/one/index.html"
+    here = Path(write_report(warehouse, "t", None, setup)).parent
     names = [sorted(path.name for path in (folder / "pictures").iterdir()) for folder in (signed_in / "reports" / "one", here)]
     assert names[0] == names[1]
     (signed_in / "mine").mkdir()
     (signed_in / "mine" / "index.html").write_text("mine")
     with pytest.raises(ArtifactError, match="is not a report of mdmf"):
-        write_report(warehouse, "t", None, kit, "s3://corpus/mine")
+        write_report(warehouse, "t", None, setup, "s3://corpus/mine")
     assert [path.name for path in (signed_in / "mine").iterdir()] == ["index.html"]
 
 
@@ -99,8 +99,8 @@ def test_training_reads_from_s3_and_publishes_there(prefect_server, signed_in, t
     there = train_pfs("s3://corpus/labelled", "s3://corpus/scorers/mine", cache=str(tmp_path / "a"), **arguments)
     here = train_pfs(str(signed_in / "labelled"), str(tmp_path / "mine"), cache=str(tmp_path / "b"), **arguments)
     assert there.scorer_id == here.scorer_id
-    kit = load_kit("s3://corpus/scorers/mine", "default", "cpu", 8, 1, None)
-    assert kit.scorer.scorer_id == there.scorer_id
+    setup = load_setup("s3://corpus/scorers/mine", "default", "cpu", 8, 1, None)
+    assert setup.scorer.scorer_id == there.scorer_id
     with pytest.raises(MdmfError, match="exists"):
         train_pfs("s3://corpus/labelled", "s3://corpus/scorers/mine", cache=str(tmp_path / "a"), **arguments)
 

@@ -14,7 +14,7 @@ from fabricate import encoded, generated, write_labelled, write_shard
 from PIL import Image
 
 from mdmf_core.errors import ArtifactError, LabelError, MdmfError
-from tasks.scorers import load_kit, load_scorer
+from tasks.scoring.loading import load_scorer, load_setup
 
 ARMS = ("none", "closed-form", "mmd-d", "mmd-mp", "bce")
 SMALL = {"variants": 1, "regenerated_variants": 0, "seeds": 2, "steps_per_arm": 10, "points": 50, "device": "cpu"}
@@ -164,7 +164,7 @@ def test_classes_that_differ_in_format_are_refused(prefect_server, tmp_path):
 
 def test_a_bare_backbone_has_no_bank():
     with pytest.raises(ArtifactError, match="backbone without a bank"):
-        load_kit("forensic", "default", "cpu", 8, 1, None)
+        load_setup("forensic", "default", "cpu", 8, 1, None)
 
 
 def test_a_killed_run_goes_on_where_it_stopped(trained, labelled, tmp_path):

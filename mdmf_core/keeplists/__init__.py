@@ -1,0 +1,1 @@
+"""Keep-lists, as training code reads them: imports no torch."""

@@ -1,0 +1,1 @@
+"""Training and evaluating a scorer: recipe, PFS training, choice, baselines, augmentation, figures."""

@@ -1,0 +1,1 @@
+"""`mdmf bank`: collecting real images, building banks, calibrating them, checking their health."""

@@ -1,0 +1,180 @@
+"""Building and calibrating banks from collections of real images, and publishing them."""
+
+import os
+from collections import Counter
+from collections.abc import Set
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from mdmf_core.banks.assembly import LEAST, assemble, calibrate, in_bank_half
+from mdmf_core.banks.bank import Bank, bank_from_files
+from mdmf_core.banks.calibration import CARD as CALIBRATION
+from mdmf_core.banks.calibration import Calibration, calibration_from_file
+from mdmf_core.banks.domains import Condition
+from mdmf_core.errors import ArtifactError, MdmfError, SourceError
+from mdmf_core.mmd.coreset import Method
+from mdmf_core.scoring.scorer import Scorer
+from tasks.banks.left_out import _expelled
+from tasks.banks.real_images import Progress, collect, spooled
+from tasks.storage.checked_reads import read_bytes
+from tasks.storage.filesystems import write_bytes
+from tasks.storage.publishing import write_directory
+
+
+class BuildSettings(BaseModel):
+    """How a bank is built."""
+
+    source: str
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    store: str
+    scorer: str
+    points: Annotated[int, Field(ge=2)]
+    max_error: Annotated[float, Field(ge=0)]
+    compression: Method
+    max_images: Annotated[int, Field(ge=4)]
+    domains: str
+    match: tuple[Condition, ...]
+    expel: str | None
+    device: str
+    storage_block: str | None
+
+
+@dataclass(frozen=True)
+class BuiltBank:
+    """What a build made, small enough to return."""
+
+    directory: str
+    bank_id: str
+    calibration_id: str
+    calibration_url: str | None  # None = in the directory
+    bank_images: int
+    calibration_images: int
+    slices: tuple[str, ...]
+    points: int
+    coreset_error: float
+    smallest_budget: float
+    excluded: int
+    expelled: int
+    reviewed: int  # left out because somebody calls them generated
+
+
+def build(
+    settings: BuildSettings, scorer: Scorer, progress: Progress = lambda done: None, generated: Set[str] = frozenset()
+) -> BuiltBank:
+    """Builds a bank on half of the real images of a collection, calibrates it on the other half, publishes both at once.
+
+    The halves are dealt by the images' sha256, so that no image, and no copy of one, is in both. The directory is named by the
+    bank's digest: building the same again finds it there.
+
+    Args:
+        generated: sha256 of images that reviewers call generated; they are in neither half.
+
+    Raises:
+        MdmfError: too few usable images in a slice, an error bound that is not reached, or a source that cannot be read.
+    """
+    expel = _expelled(settings.expel, settings.storage_block)
+    with spooled() as append:
+        images, excluded = collect(
+            settings.source, scorer, settings.max_images, settings.domains, settings.storage_block, append, progress
+        )
+        real = [image for image in images if image.member.sha256 not in generated]
+        usable = [image for image in real if image.member.sha256 not in expel]
+        halves = [image for image in usable if in_bank_half(image)], [image for image in usable if not in_bank_half(image)]
+        if min(len(half) for half in halves) < LEAST:
+            raise MdmfError(
+                f"{settings.source}: {len(usable)} usable images ({excluded} excluded) leave {len(halves[0])} for the bank "
+                f"and {len(halves[1])} for calibration; at least {LEAST} of each are needed, "
+                "and 1 / FPR of the latter to be useful"
+            )
+        try:
+            bank = assemble(
+                scorer, halves[0], settings.name, settings.points, settings.compression, settings.max_error, settings.match
+            )
+        except ValueError as error:
+            raise ArtifactError(f"{settings.source}: {error}") from error
+        calibration = calibrate(scorer, bank, halves[1])
+    directory = f"{settings.store.rstrip('/')}/{settings.name}-{bank.bank_id[:12]}"
+    calibration_url = _publish_once(directory, bank, calibration, settings.storage_block)
+    return BuiltBank(
+        directory, bank.bank_id, calibration.calibration_id, calibration_url, len(bank.members), calibration.images,
+        tuple(part.domain for part in bank.slices), bank.points, bank.coreset_error, calibration.smallest_budget, excluded,
+        len(real) - len(usable), len(images) - len(real),
+    )  # fmt: skip
+
+
+def _publish_once(directory: str, bank: Bank, calibration: Calibration, storage_block: str | None) -> str | None:
+    """Publishes a bank unless it is there; where the calibration lies, if not in the bank's directory."""
+    if not _is_published(directory, storage_block):
+        try:
+            write_directory(directory, {CALIBRATION: calibration.file()} | bank.files(), storage_block)
+        except OSError:
+            if not _is_published(directory, storage_block):  # another build of the same bank may have been faster
+                raise
+    there = calibration_from_file(read_bytes(f"{directory}/{CALIBRATION}", storage_block))
+    # The same bank with other calibration images, as when one of those is expelled.
+    if there.calibration_id != calibration.calibration_id:
+        return _publish_calibration(directory, calibration, storage_block)
+    return None
+
+
+def _is_published(directory: str, storage_block: str | None) -> bool:
+    try:
+        bank_from_files(lambda name: read_bytes(f"{directory}/{name}", storage_block))
+    except SourceError:
+        return False
+    return True
+
+
+def _publish_calibration(bank_url: str, calibration: Calibration, storage_block: str | None) -> str:
+    url = f"{bank_url.rstrip('/')}.calibrations/{calibration.calibration_id[:12]}.json"
+    write_bytes(url, calibration.file(), storage_block)
+    return url if "://" in url else os.path.abspath(url)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A further calibration of a bank."""
+
+    url: str
+    bank_id: str
+    calibration_id: str
+    images: int
+    smallest_budget: float
+    by_slice: dict[str, int]
+    skipped: int  # images that the bank itself holds
+    reviewed: int  # left out because somebody calls them generated
+
+
+def recalibrate(
+    source: str,
+    scorer: Scorer,
+    bank: Bank,
+    bank_url: str,
+    max_images: int,
+    domains: str,
+    storage_block: str | None,
+    progress: Progress = lambda done: None,
+    generated: Set[str] = frozenset(),
+) -> Calibrated:
+    """Calibrates a bank on another collection of real images, into ``BANK.calibrations/ID.json``.
+
+    Args:
+        generated: as for ``build``.
+
+    Raises:
+        MdmfError: as ``calibrate``.
+    """
+    held = {member.sha256 for member in bank.members}
+    with spooled() as append:
+        images, _ = collect(source, scorer, max_images, domains, storage_block, append, progress)
+        real = [image for image in images if image.member.sha256 not in generated]
+        fresh = [image for image in real if image.member.sha256 not in held]
+        calibration = calibrate(scorer, bank, fresh)
+    url = _publish_calibration(bank_url, calibration, storage_block)
+    counts = Counter({part.domain: len(part.scores) for part in calibration.slices})
+    return Calibrated(
+        url, bank.bank_id, calibration.calibration_id, calibration.images, calibration.smallest_budget, dict(counts),
+        len(real) - len(fresh), len(images) - len(real),
+    )  # fmt: skip

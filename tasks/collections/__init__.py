@@ -1,0 +1,1 @@
+"""What a source names: listing its shards, opening them, finding one member again."""

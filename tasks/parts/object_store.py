@@ -1,0 +1,209 @@
+"""Parts, plans and leases in an object store that several machines share.
+
+Small files are made by a PUT with ``If-None-Match: *``, which not every store heeds; ``heeds_create`` asks it. Large ones are
+written to a local file and uploaded whole: an upload in several pieces appears when it completes. Their sha256 travels along
+as metadata, so that nobody has to read a part again to name it.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import IO, Any, ParamSpec, TypeVar
+
+from mdmf_core.errors import ShardUnfinished, SourceError, WarehouseError
+from tasks.storage.checked_reads import VerifiedFile, open_file
+from tasks.storage.filesystems import fingerprint, open_storage
+from tasks.storage.local_files import disk_errors, file_sha256
+from tasks.storage.retries import FaultBudget, answered, reading_again, with_retries
+from tasks.storage.s3_pages import files_of, is_s3
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_BLOCK = 8 * 2**20
+_SHA256 = "sha256"  # name of the metadata
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file in a listing."""
+
+    path: str  # or URL
+    changed: float  # seconds since 1970 by the clock of disk or store
+
+
+class Objects:
+    """URLs."""
+
+    def exists(self, path: str) -> bool:
+        return _info(path) is not None
+
+    def read(self, path: str) -> bytes | None:
+        filesystem, key = open_storage(path)
+
+        def read() -> bytes | None:
+            try:
+                data: bytes = filesystem.cat_file(key, start=0)  # a range, as without one its length is asked for first
+            except FileNotFoundError:
+                return None
+            return data
+
+        return _asked(path, read)
+
+    def create(self, path: str, data: bytes) -> None:
+        """A PUT whose answer got lost and that is tried again finds its own data, and that is no refusal."""
+        try:
+            self._create(path, data)
+        except FileExistsError:
+            if self.read(path) != data:
+                raise
+
+    def _create(self, path: str, data: bytes) -> None:
+        filesystem, key = open_storage(path)
+
+        def put() -> bool:
+            try:
+                filesystem.pipe_file(key, data, mode="create")
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if answered(error) != "PreconditionFailed":
+                    raise
+                return False
+            return True
+
+        if not _asked(path, put):
+            raise FileExistsError(path)
+
+    def heeds_create(self, path: str) -> bool:
+        data = self.read(path)
+        try:
+            self._create(path, data or b"")
+        except FileExistsError:
+            return True
+        return False
+
+    def freshen(self, path: str, data: bytes) -> None:
+        filesystem, key = open_storage(path)
+        filesystem.pipe_file(key, data)
+
+    def sign(self, path: str) -> str | None:
+        entry = _info(path)
+        return None if entry is None else f"{fingerprint(entry)} {entry.get('LastModified')}"
+
+    def silent(self, path: str) -> float | None:
+        """Not by the store's clock, which may be wrong, or ours."""
+        return None
+
+    def remove(self, path: str) -> None:
+        filesystem, key = open_storage(path)
+
+        def remove() -> None:
+            try:
+                filesystem.rm_file(key)
+            except FileNotFoundError:
+                return
+
+        _asked(path, remove)
+
+    def rename(self, path: str, to: str) -> None:
+        filesystem, key = open_storage(path)
+        _asked(path, filesystem.cp_file, key, open_storage(to)[1])
+        self.remove(path)
+
+    def entries(self, folder: str, prefix: str = "") -> list[Entry]:
+        filesystem, key = open_storage(folder)
+        scheme = folder.partition("://")[0]
+        try:
+            return [Entry(f"{scheme}://{entry['name']}", _seconds(entry)) for entry in files_of(filesystem, key, prefix)]
+        except SourceError as error:
+            raise _refused(error) from error
+
+    @contextmanager
+    def writing(self, path: str) -> Iterator[str]:
+        filesystem, key = open_storage(path)
+        with tempfile.TemporaryDirectory(prefix="mdmf-") as folder:
+            temporary = os.path.join(folder, os.path.basename(key))
+            with disk_errors(temporary):
+                yield temporary
+            options = {"Metadata": {_SHA256: file_sha256(temporary)}} if is_s3(filesystem) else {}
+            _asked(path, filesystem.put_file, temporary, key, **options)
+
+    @contextmanager
+    def near(self, path: str) -> Iterator[str]:
+        with tempfile.TemporaryDirectory(prefix="mdmf-") as folder:
+            copy = os.path.join(folder, os.path.basename(path))
+            with _warehouse_errors(), disk_errors(copy):
+                _download(path, copy)
+            yield copy
+
+    @contextmanager
+    def opened(self, path: str) -> Iterator[IO[bytes]]:
+        with _warehouse_errors(), open_file(path) as file:
+            yield file
+
+    def digest(self, path: str) -> str | None:
+        filesystem, key = open_storage(path)
+
+        def told() -> str | None:
+            try:
+                found: str = filesystem.metadata(key).get(_SHA256, "") if is_s3(filesystem) else ""
+                return found
+            except FileNotFoundError:
+                return None
+
+        found = _asked(path, told)
+        if found != "":
+            return found
+        if not self.exists(path):
+            return None
+        with self.near(path) as copy:  # written by something that keeps no metadata
+            return file_sha256(copy)
+
+
+def _info(path: str) -> dict[str, Any] | None:
+    filesystem, key = open_storage(path)
+
+    def info() -> dict[str, Any] | None:
+        try:
+            entry: dict[str, Any] = filesystem.info(key)
+        except FileNotFoundError:
+            return None
+        return entry if entry["type"] == "file" else None
+
+    return _asked(path, info)
+
+
+@reading_again
+def _download(path: str, copy: str) -> None:
+    """Goes on where a read broke, and compares the MD5 at the end where the store has one."""
+    raw = VerifiedFile(*open_storage(path), FaultBudget.of_shard(), checksummed=True)
+    with raw, open(copy, "wb") as file:
+        shutil.copyfileobj(raw, file, _BLOCK)
+        raw.verify()
+
+
+def _seconds(entry: dict[str, Any]) -> float:
+    changed = entry.get("LastModified") or entry.get("mtime") or entry.get("created")
+    return changed.timestamp() if isinstance(changed, datetime) else float(changed or 0)
+
+
+def _asked(path: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    with _warehouse_errors():
+        return with_retries(path, function, *args, **kwargs)
+
+
+@contextmanager
+def _warehouse_errors() -> Iterator[None]:
+    """What the store of the parts refuses is no fault of the shard that is being read."""
+    try:
+        yield
+    except (SourceError, ShardUnfinished) as error:
+        raise _refused(error) from error
+
+
+def _refused(error: Exception) -> WarehouseError:
+    return WarehouseError(f"the store of the warehouse's parts: {error}")

@@ -1,0 +1,170 @@
+"""Parts: one immutable Parquet file per shard, one row per member, written before anything is visible."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mdmf_core.digests import digest_of, short_id
+from mdmf_core.errors import PartDamaged
+from mdmf_core.records import Shard
+from tasks.parts.outcome import ShardOutcome, WorkKey
+from tasks.parts.store import near, opened, store_of, writing
+from tasks.storage.local_files import file_sha256
+
+_METADATA = b"mdmf"
+_GROUP_ROWS, _GROUP_TEXT = 4096, 16 * 2**20  # of a row group, about: rows, or characters of captions and the like
+_NOT_INSIDE = ("part", "part_sha256", "generation", "lost")  # what a part cannot say of itself
+SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        ("sha256", pa.string()),
+        ("format", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("bytes", pa.int64()),
+        ("locator", pa.int64()),
+        ("jpeg_quality", pa.int32()),
+        ("border_px", pa.int32()),
+        ("resized", pa.bool_()),
+        ("caption", pa.string()),
+        ("url", pa.string()),
+        ("sidecar", pa.string()),
+        ("reason", pa.string()),  # null = scored
+        ("detail", pa.string()),
+        ("score", pa.float64()),
+        ("mmd2", pa.float64()),
+        ("cross_term", pa.float64()),
+        ("self_term", pa.float64()),
+        ("top_k", pa.float64()),
+        ("top_patch", pa.int32()),
+        ("patches", pa.int32()),
+        ("p_value", pa.float64()),
+        ("domain", pa.string()),
+        ("in_support", pa.bool_()),
+        ("scored_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+
+
+def part_path(folder: str, shard: Shard, key: WorkKey) -> str:
+    """Where the part of this shard content under this key lies; the same for every run."""
+    name = short_id(digest_of({"url": shard.url, "size": shard.size_bytes, "fingerprint": shard.fingerprint} | asdict(key)))
+    return os.path.join(folder, "scores", f"{name}.parquet")
+
+
+def list_parts(folder: str) -> list[str]:
+    """Every part, by name; in an object store one request per thousand."""
+    found = store_of(folder).entries(os.path.join(folder, "scores"))
+    return [entry.path for entry in found if entry.path.endswith(".parquet")]
+
+
+def finished_part(path: str) -> ShardOutcome | None:
+    """The outcome that an earlier run left in ``path`` before it could land it; None if there is none.
+
+    From an object store comes the end of the file alone: the digest is the one that travelled with it.
+
+    Raises:
+        PartDamaged: it is no whole part.
+    """
+    with _damage(path):
+        digest = store_of(path).digest(path)
+        if digest is None:
+            return None
+        with opened(path) as file:
+            return _recorded(file, path, digest)
+
+
+def read_part(path: str) -> ShardOutcome:
+    """The outcome that a part records, with the digest of its file, of which every byte is read.
+
+    Raises:
+        PartDamaged: it is no whole part.
+    """
+    with part_at_hand(path) as outcome:
+        return replace(outcome, part=path)
+
+
+@contextmanager
+def part_at_hand(path: str) -> Iterator[ShardOutcome]:
+    """The same, and for the length of the block the outcome's ``part`` is a local file."""
+    with near(path) as file:
+        with _damage(path), open(file, "rb") as source:
+            outcome = _recorded(source, file, file_sha256(file))
+        yield outcome
+
+
+@contextmanager
+def at_hand(outcome: ShardOutcome) -> Iterator[ShardOutcome]:
+    """The outcome with its part as a local file, for the length of the block; of a copy from a store, what that copy records.
+
+    Somebody who slept through the end of a lease may have written over the part: rows, counts and digest must be of one file.
+
+    Raises:
+        PartDamaged: it is no whole part.
+    """
+    if outcome.part is None or "://" not in outcome.part:
+        yield outcome
+        return
+    with part_at_hand(outcome.part) as found:
+        yield replace(found, generation=outcome.generation)
+
+
+def _recorded(file: IO[bytes], path: str, digest: str) -> ShardOutcome:
+    record: dict[str, Any] = json.loads(pq.read_metadata(file).metadata[_METADATA])
+    return ShardOutcome(**record, part=path, part_sha256=digest)
+
+
+@contextmanager
+def _damage(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+        raise PartDamaged(f"part {path} is damaged ({error}); remove it and run again") from error
+
+
+class PartWriter:
+    """Takes rows batch by batch, and at the end the outcome that they add up to.
+
+    Rows are gathered into row groups of thousands: in groups of a batch of 32 images a part of 10,000 is twice as long, and
+    landing reads it ten times slower.
+    """
+
+    def __init__(self, writer: pq.ParquetWriter) -> None:
+        self._writer = writer
+        self._rows: list[dict[str, Any]] = []
+        self._text = 0  # characters in them that can be many
+
+    def write(self, rows: Sequence[dict[str, Any]]) -> None:
+        self._rows += rows
+        self._text += sum(len(row.get(name) or "") for row in rows for name in ("caption", "sidecar", "detail"))
+        if len(self._rows) >= _GROUP_ROWS or self._text >= _GROUP_TEXT:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what was gathered."""
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=SCHEMA))
+        self._rows, self._text = [], 0
+
+    def close_with(self, outcome: ShardOutcome) -> None:
+        record = {name: value for name, value in asdict(outcome).items() if name not in _NOT_INSIDE}
+        self._writer.add_key_value_metadata({_METADATA: json.dumps(record).encode()})
+
+
+@contextmanager
+def part_writer(path: str) -> Iterator[PartWriter]:
+    """A part that appears under ``path`` only if the block ends well, whole and fsynced; nothing stays otherwise."""
+    with (
+        writing(path) as temporary,
+        open(temporary, "wb") as sink,  # the writer would leave its own file open when the disk is full
+        pq.ParquetWriter(sink, SCHEMA, compression="zstd") as writer,
+    ):
+        part = PartWriter(writer)
+        yield part
+        part.flush()

@@ -1,0 +1,176 @@
+"""Which images the report shows: a bounded number per gallery and source, the same for the same warehouse."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+
+from tasks.warehouse.attach import quoted
+
+MOST_GENERATED = "SELECT key, score, p_value, caption FROM scored ORDER BY score DESC, key LIMIT {n}"
+MOST_REAL = "SELECT key, score, p_value, caption FROM scored ORDER BY score, key LIMIT {n}"
+SOURCES = 8  # shown by name, the largest first; what is left is one more
+PER_SOURCE, PER_GALLERY = 24, 96
+REASONS, PER_REASON = 16, 8
+OTHER = "(other sources)"
+
+_FOLDER = r"regexp_replace(shard_url, '(#slice=\d+of\d+|/[^/]*)$', '')"
+_HOST = "coalesce(nullif(regexp_extract(url, '://([^/:?#]+)', 1), ''), '(no url)')"
+
+Rows = list[dict[str, Any]]
+
+
+def rows(connection: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, Any] | None = None) -> Rows:
+    """The result of one query, one record a row."""
+    found = connection.execute(sql, parameters or {}).fetchall()
+    names = [column[0] for column in connection.description or []]
+    return [dict(zip(names, row, strict=True)) for row in found]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the report calls a source: the shards' folder where there are several, else the host that images came from."""
+
+    kind: str  # folder | host
+    names: tuple[str, ...]  # by count, largest first
+    expression: str  # SQL over `scored`, with one parameter: the names
+
+    @classmethod
+    def of(cls, connection: duckdb.DuckDBPyConnection) -> "Sources":
+        """Of all scored images, in one scan."""
+        folders = rows(connection, f"SELECT DISTINCT {_FOLDER} AS name FROM (SELECT url AS shard_url FROM accounting) LIMIT 2")
+        hosted = rows(connection, "SELECT 1 FROM scored WHERE url IS NOT NULL LIMIT 1")
+        kind, name = ("host", _HOST) if len(folders) < 2 and hosted else ("folder", _FOLDER)
+        largest = rows(
+            connection, f"SELECT {name} AS name, count(*) AS n FROM scored GROUP BY 1 ORDER BY n DESC, name LIMIT {SOURCES}"
+        )
+        names = tuple(row["name"] for row in largest)
+        return cls(kind, names, f"CASE WHEN list_contains($names, {name}) THEN {name} ELSE '{OTHER}' END")
+
+    @property
+    def per_source(self) -> int:
+        """Images of one source in one gallery at most."""
+        return min(PER_SOURCE, PER_GALLERY // (len(self.names) + 1))
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """An ordering of scored images."""
+
+    slug: str
+    title: str
+    note: str
+    view: str
+    order: str  # smallest first; image_id, a digest and so a random number, breaks ties
+    by_source: bool = True  # the same share for each; a random sample of all must not have that
+
+    def sql(self, per_source: int, several: bool) -> str:
+        """What a curator would write for the same images; ``source`` stands for the expression that the page names."""
+        columns = f"SELECT {'{source} AS source, ' if several else ''}key, score, p_value, image_id FROM {self.view}"
+        order = ", ".join(dict.fromkeys([self.order, "image_id"]))
+        if several:
+            return f"{columns}\nQUALIFY row_number() OVER (PARTITION BY source ORDER BY {order}) <= {per_source}"
+        return f"{columns}\nORDER BY {order} LIMIT {per_source}"
+
+
+def galleries(line: float) -> tuple[Gallery, ...]:
+    """The galleries of scored images, for a false-positive budget."""
+    percent = f"{100 * line:g} %"
+    return (
+        Gallery("generated", "Most likely generated", "Farthest from the bank of real images.", "scored", "-score"),
+        Gallery("line", f"Near the line of a {percent} budget", "The images that the budget decides about.",
+                f"decisions({number(line)}) WHERE by_score <> 'unsure'", f"abs(p_value - {number(line)})"),
+        Gallery("review", "To review", f"Flagged at {percent}, not looked at yet, in an order of chance that is the same for "
+                "everybody: verdicts on the first ones, none left out, measure all flags.",
+                f"review_sample({number(line)}, {PER_GALLERY})", "place", by_source=False),
+        Gallery("real", "Most surely real", "Nearest to the bank.", "scored", "score"),
+        Gallery("random", "Random", "Image ids are digests, so their order is a random one that stays.", "scored", "image_id"),
+        Gallery("unsure", "Unsure", "No slice of the bank speaks for their size, JPEG quality or kind, or their reviewer could "
+                "not say.", f"unsure({number(line)})", "image_id"),
+    )  # fmt: skip
+
+
+def number(value: float) -> str:
+    """As a literal that DuckDB reads as this very number; it takes long decimals for DECIMAL, which rounds otherwise.
+
+    >>> number(0.05), number(1 / 3)
+    ('0.05', '3.33333333333333315e-01')
+    """
+    return f"{value:g}" if float(f"{value:g}") == value else f"{value:.17e}"
+
+
+def shown_sql(gallery: Gallery, sources: Sources) -> str:
+    """The gallery's SQL with its values written out, to be copied; what is run binds them."""
+    if not gallery.by_source:
+        return gallery.sql(PER_GALLERY, several=False)
+    several = len(sources.names) > 1
+    return written_out(gallery.sql(sources.per_source, several).replace("{source}", sources.expression), sources)
+
+
+def written_out(sql: str, sources: Sources) -> str:
+    """SQL to be copied, in place of that with bound values."""
+    return sql.replace("$names", "[" + ", ".join(map(quoted, sources.names)) + "]")
+
+
+def select(connection: duckdb.DuckDBPyConnection, gallery: Gallery, sources: Sources) -> list[str]:
+    """Image ids of a gallery, in its order.
+
+    One scan with a heap of ``per_source`` rows for each source: a window would sort the whole table. DuckDB's struct order is
+    that of its fields, so this is the order of the SQL that the page shows.
+    """
+    if not gallery.by_source:
+        return [str(row["image_id"]) for row in rows(connection, shown_sql(gallery, sources))]
+    found = rows(
+        connection,
+        f"SELECT source, min(row({gallery.order}, image_id), {sources.per_source}) AS least "
+        f"FROM (SELECT *, {sources.expression} AS source FROM {gallery.view}) GROUP BY source",
+        {"names": list(sources.names)},
+    )
+    return [str(identity) for _, identity in sorted(tuple(entry) for row in found for entry in row["least"])]
+
+
+_DETAILS = """
+SELECT image_id::VARCHAR AS image_id, shard_id::VARCHAR AS shard_id, key, shard_url, left(url, 1000) AS url,
+       left(caption, 300) AS caption, {expression} AS source, score, p_value, decision, by_score, domain, in_support,
+       reviewed, left(r.reviewer, 100) AS reviewer, left(r.reason, 300) AS reviewer_said,
+       strftime(r.reviewed_at, '%Y-%m-%d %H:%M UTC') AS reviewed_at,
+       mmd2, cross_term, self_term, top_k, top_patch, patches, sha256, format, width, height, bytes, jpeg_quality, border_px,
+       resized, locator, run_id::VARCHAR AS run_id, strftime(scored_at, '%Y-%m-%d %H:%M UTC') AS scored_at,
+       (SELECT any_value(kind) FROM shards WHERE shards.shard_id = d.shard_id) AS kind
+FROM decisions({line}) d LEFT JOIN (SELECT sha256, reviewer, reason, reviewed_at FROM reviewed) r USING (sha256)
+WHERE image_id IN (SELECT unnest($ids::UUID[]))
+"""
+
+
+def details(connection: duckdb.DuckDBPyConnection, ids: Sequence[str], sources: Sources, line: float) -> dict[str, Any]:
+    """Everything that the warehouse knows of some scored images, by image id."""
+    sql = _DETAILS.format(expression=sources.expression, line=number(line))
+    return {row["image_id"]: row for row in rows(connection, sql, {"names": list(sources.names), "ids": list(ids)})}
+
+
+REASON_COUNTS = "SELECT reason, count(*) AS members FROM excluded GROUP BY reason ORDER BY members DESC, reason"
+_EXCLUDED = f"""
+SELECT e.reason, e.key, left(e.detail, 300) AS detail, e.shard_url, e.image_id::VARCHAR AS image_id,
+       i.locator, i.bytes, i.sha256, (SELECT any_value(kind) FROM shards WHERE shards.shard_id = e.shard_id) AS kind
+FROM (
+  SELECT reason, unnest(min({{'image': image_id, 'shard': shard_id}}, {PER_REASON})) AS chosen FROM excluded GROUP BY reason
+) c
+JOIN excluded e ON e.reason = c.reason AND e.image_id = c.chosen['image'] AND e.shard_id = c.chosen['shard']
+LEFT JOIN images i ON i.image_id = e.image_id AND i.shard_id = e.shard_id
+ORDER BY e.reason, e.image_id
+"""
+
+
+def excluded(connection: duckdb.DuckDBPyConnection) -> Rows:
+    """Reasons, the most frequent first, each with its count and some members that got it."""
+    members = rows(connection, _EXCLUDED)
+    return [
+        reason | {"images": [row for row in members if row["reason"] == reason["reason"]], "sql": EXCLUDED_SQL.format(**reason)}
+        for reason in rows(connection, f"{REASON_COUNTS} LIMIT {REASONS}")
+    ]
+
+
+EXCLUDED_SQL = "SELECT key, detail, shard_url FROM excluded WHERE reason = '{reason}' ORDER BY image_id LIMIT " + str(
+    PER_REASON
+)

@@ -1,0 +1,124 @@
+"""`mdmf report`: gathers the figures and galleries of a warehouse and writes the report folder."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mdmf_core.digests import short_id
+from mdmf_core.errors import MdmfError
+from tasks.report import facts
+from tasks.report import galleries as selection
+from tasks.report.folder import require_ours, write_folder
+from tasks.report.page import render
+from tasks.report.pictures import Pictures, limit_of, look, maps
+from tasks.scoring.loading import load_setup
+from tasks.scoring.scoring_setup import ScoringSetup
+from tasks.warehouse.address import report_folder, spelled
+from tasks.warehouse.connect import connect
+
+
+@dataclass(frozen=True)
+class NoEvidence:
+    """Why the report has no evidence maps."""
+
+    reason: str
+
+
+def write_report(
+    warehouse: str, title: str, storage_block: str | None, setup: ScoringSetup | NoEvidence, out: str | None = None
+) -> str | None:
+    """Writes the report on the promoted scorer and bank and gives its page's URL; None when no shard has come to an end.
+
+    Args:
+        setup: draws the evidence maps; it must be the promoted one, otherwise the page says why it has none.
+        out: folder, local or s3://; ``WAREHOUSE.report`` by default.
+
+    Raises:
+        ArtifactError: ``out`` holds something that is not a report; nothing is written.
+    """
+    out = out or report_folder(warehouse)
+    require_ours(out, storage_block)
+    found = _gather(warehouse)
+    if found is None:
+        return None
+    if isinstance(setup, ScoringSetup) and str(short_id(setup.key.calibration_id)) != found["lineage"]["calibration_id"]:
+        setup = NoEvidence("the views show another bank or calibration than the one in use here")
+    pictures = Pictures()
+    _draw(found, setup, pictures, storage_block)
+    return write_folder(out, render(found | {"title": title}), pictures.files, storage_block)
+
+
+def load_evidence_setup(
+    warehouse: str, scorer: str | None, bank: str | None, device: str, storage_block: str | None
+) -> ScoringSetup | NoEvidence:
+    """The promoted scorer and bank from where the registry says that they lie, or why they cannot be had.
+
+    Args:
+        scorer: in place of the one that the newest run with the promoted scorer names.
+        bank: directory in place of the registry's.
+    """
+    with connect(warehouse, read_only=True) as connection:
+        known = facts.lineage(connection)
+        if known is None:
+            return NoEvidence("the warehouse has no scorer yet")
+        scorer = scorer or facts.scorer_reference(connection, known["scorer_id"])
+    if scorer is None or (bank or known["bank_url"]) is None:
+        return NoEvidence("the warehouse does not know where scorer and bank lie; pass --scorer and --bank")
+    try:
+        return load_setup(scorer, bank or known["bank_url"], device, 16, 0, storage_block, known["calibration_url"])
+    except (MdmfError, ValueError, OSError) as error:
+        return NoEvidence(f"scorer or bank cannot be loaded: {error}")
+
+
+def _gather(warehouse: str) -> dict[str, Any] | None:
+    """Everything that the warehouse says, in one visit; it is not held open while pictures are read."""
+    with connect(warehouse, read_only=True) as connection:
+        known = facts.lineage(connection)
+        if known is None or not selection.rows(connection, "SELECT 1 FROM accounting LIMIT 1"):
+            return None
+        slices = selection.rows(connection, "SELECT domain, images, smallest_budget FROM slices")
+        line = facts.line_of(slices)
+        sources = selection.Sources.of(connection)
+        edges = facts.edges_of(slices, line)
+        counts = selection.rows(connection, facts.counts_sql(sources, edges, line), {"names": list(sources.names)})
+        galleries: selection.Rows = [
+            {"gallery": gallery, "ids": selection.select(connection, gallery, sources),
+             "sql": selection.shown_sql(gallery, sources)}
+            for gallery in selection.galleries(line)
+        ]  # fmt: skip
+        chosen = list(dict.fromkeys(identity for each in galleries for identity in each["ids"]))
+        images = selection.details(connection, chosen, sources, line)
+        return {
+            "warehouse": spelled(warehouse),
+            "lineage": known,
+            "runs": facts.runs(connection, {row["run_id"] for row in images.values()}),
+            "bank_sources": facts.bank_sources(connection),
+            "line": line,
+            "accounting": selection.rows(connection, facts.ACCOUNTING),
+            "unfinished": selection.rows(connection, facts.UNFINISHED),
+            "sources": sources,
+            "edges": edges,
+            "histograms": facts.histograms(counts, sources, slices, edges),
+            "counts_sql": selection.written_out(facts.counts_sql(sources, edges, line), sources),
+            "budgets": facts.budget_rows(connection, counts),
+            "prevalence": selection.rows(connection, facts.PREVALENCE),
+            "precision": selection.rows(connection, facts.precision_sql(line)),
+            "by_review": selection.rows(connection, facts.by_review_sql(line)),
+            "reviewed_precision": selection.rows(connection, facts.reviewed_precision_sql(line)),
+            "galleries": galleries,
+            "images": {identity: images[identity] for identity in chosen if identity in images},
+            "excluded": selection.excluded(connection),
+        }
+
+
+def _draw(found: dict[str, Any], setup: ScoringSetup | NoEvidence, pictures: Pictures, storage_block: str | None) -> None:
+    """Thumbnails and maps of the chosen images, set on their records."""
+    loaded, found["no_evidence"] = (setup, None) if isinstance(setup, ScoringSetup) else (None, setup.reason)
+    if loaded is not None:
+        facts.score_lines(found["budgets"], loaded.calibration)
+    evident = look(found["images"], loaded, pictures, storage_block)
+    found["limit"] = limit_of(evident.values())
+    for identity, each in evident.items():
+        witness, density = (pictures.add(data, "png") for data in maps(each, found["limit"]))
+        found["images"][identity]["evidence"] = {"witness_map": witness, "density_map": density} | each.facts
+    left_out = {row["image_id"]: row for reason in found["excluded"] for row in reason["images"]}
+    look(left_out, None, pictures, storage_block)

@@ -1,0 +1,1 @@
+"""`mdmf review`: verdicts of people, and the CSV files that carry them."""

@@ -1,0 +1,1 @@
+"""`mdmf curate`, `retry`, `rescore` and `reap`: settings, backlog, execution, engines, names, artifacts."""

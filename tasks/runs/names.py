@@ -1,0 +1,66 @@
+"""Names of runs and tasks as the Prefect pages show them."""
+
+import os
+from collections.abc import Sequence
+
+from prefect import get_client, runtime
+
+from tasks.parts.plans import read_plan
+from tasks.storage.filesystems import refuse_credentials
+
+
+def short_source(source: str) -> str:
+    """The last two parts of a URL: enough to tell collections apart in a list of runs.
+
+    >>> short_source("s3://bucket/laion/{00000..00099}.tar")
+    'laion/{00000..00099}.tar'
+    """
+    return "/".join(source.rstrip("/").split("/")[-2:])
+
+
+def run_name() -> str:
+    """For ``flow_run_name``: source, shard range, and how many shards at most."""
+    parameters = runtime.flow_run.parameters
+    refuse_credentials(parameters["source"])
+    most = parameters.get("max_shards")
+    return f"curate {short_source(parameters['source'])}{f', {most} shards at most' if most else ''}"[:200]
+
+
+def group_name() -> str:
+    """For ``task_run_name`` of a task that takes a plan and the number of a group: its shards."""
+    parameters = runtime.task_run.parameters
+    names = [short_source(work.shard.url) for work in read_plan(parameters["plan_path"], parameters["group"])]
+    return f"score {_span(names)}"[:200]
+
+
+def landing_name() -> str:
+    """For ``task_run_name`` of a task that takes outcomes: their shards."""
+    return f"land {_span([short_source(outcome.url) for outcome in runtime.task_run.parameters['outcomes']])}"[:200]
+
+
+def _span(names: Sequence[str]) -> str:
+    """First and last of some shards.
+
+    >>> _span(["laion/00000.tar", "laion/00001.tar", "laion/00002.tar"])
+    'laion/00000.tar .. 00002.tar (3)'
+    """
+    if len(names) < 2:
+        return names[0] if names else "nothing"
+    return f"{names[0]} .. {names[-1].rpartition('/')[2]} ({len(names)})"
+
+
+def label_run(scorer: str, bank: str, to_do: int, shards: int) -> None:
+    """Adds to the name of the run how many shards it has to do, and tags it with scorer and bank."""
+    identity = runtime.flow_run.id
+    if identity is None:
+        return
+    tags = {*(runtime.flow_run.tags or []), "mdmf", f"scorer:{_tag(scorer)}", f"bank:{_tag(bank)}"}
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(
+            identity, name=f"{runtime.flow_run.name.partition(': ')[0]}: {to_do} of {shards} shards", tags=sorted(tags)
+        )
+
+
+def _tag(address: str) -> str:
+    """``default`` as it is, the last part of a path, the model of ``timm:MODEL?...``."""
+    return os.path.basename(address.partition("?")[0].rstrip("/"))

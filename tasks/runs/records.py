@@ -1,0 +1,73 @@
+"""Runs in the warehouse: how one starts, what it finds left to do, how it ends."""
+
+import json
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import duckdb
+
+from tasks.scoring.scoring_setup import ScoringSetup
+from tasks.warehouse.commits import Note, commit
+from tasks.warehouse.registry import register_bank, register_calibration, register_scorer
+
+
+def register(connection: duckdb.DuckDBPyConnection, setup: ScoringSetup) -> None:
+    """Writes down scorer, bank and calibration where they are not known yet; call it in a transaction."""
+    register_scorer(connection, setup.scorer)
+    register_bank(connection, setup.bank, setup.bank_url)
+    register_calibration(connection, setup.calibration, setup.calibration_url)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The facts of a run at its start."""
+
+    run_id: str
+    flow: str
+    source: str
+    parameters: dict[str, Any]
+    code_version: str
+    host: str
+    device: str
+
+
+def start_run(connection: duckdb.DuckDBPyConnection, run: RunRecord, setup: ScoringSetup, promote: bool) -> bool:
+    """Registers scorer, bank and calibration and opens the run's row; True if they are now the promoted ones.
+
+    The first scorer and bank of a warehouse are promoted by themselves; later ones only when asked.
+    """
+    key, now = setup.key, datetime.now(UTC)
+    ids = key.ids
+
+    def start() -> bool:
+        register(connection, setup)
+        current = connection.execute("SELECT * FROM promoted").fetchall()
+        ours = [tuple(uuid.UUID(value) for value in ids)]
+        if current != ours and (promote or not current):
+            connection.execute("INSERT INTO bank_aliases VALUES ('production', ?, ?, ?, ?)", [*ids, now])
+            current = ours
+        connection.execute("DELETE FROM runs WHERE run_id = ?", [run.run_id])  # Prefect starts a run again under its id
+        connection.execute(
+            "INSERT INTO runs (run_id, flow, state, source, scorer_id, bank_id, calibration_id, parameters, code_version, "
+            "host, device, started_at) VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [run.run_id, run.flow, run.source, *ids, json.dumps(run.parameters), run.code_version, run.host, run.device, now],
+        )
+        return bool(current == ours)
+
+    return commit(connection, start, Note(run.run_id, f"{run.flow} started"))
+
+
+def finish_run(
+    connection: duckdb.DuckDBPyConnection, run_id: str, state: str, message: str | None, costs: dict[str, Any] | None = None
+) -> None:
+    """Closes the run's row.
+
+    Args:
+        costs: of its stages, as ``StageCosts.record`` has them.
+    """
+    end = "UPDATE runs SET state = ?, message = ?, metrics = ?, finished_at = ? WHERE run_id = ?"
+    values = [state, message, None if costs is None else json.dumps(costs), datetime.now(UTC), run_id]
+    commit(connection, partial(connection.execute, end, values), Note(run_id, state))

@@ -1,0 +1,93 @@
+"""`mdmf rescore`: every kept signature scored again with another bank, under leases."""
+
+import os
+import socket
+import time
+from dataclasses import replace
+from importlib.metadata import version
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel
+
+from tasks.parts.leases import HeldElsewhere, acquire, release
+from tasks.parts.outcome import work_name
+from tasks.runs.records import RunRecord, finish_run, start_run
+from tasks.scoring.loading import device_label, load_setup, resolve_bank
+from tasks.scoring.rescore import plan_rescore, rescore_shard
+from tasks.scoring.scoring_setup import ScoringSetup
+from tasks.warehouse.address import leases_folder, parts_folder
+from tasks.warehouse.connect import connect
+from tasks.warehouse.landing import land
+from tasks.warehouse.migrations import migrate
+
+
+class RescoreSettings(BaseModel):
+    """What is scored again."""
+
+    warehouse: str
+    bank: str
+    calibration: str | None
+    scorer: str
+    promote: bool
+    device: str
+    storage_block: str | None
+
+    def setup(self) -> ScoringSetup:
+        bank, calibration = resolve_bank(self.warehouse, self.scorer, self.bank, self.calibration)
+        return load_setup(self.scorer, bank, self.device, 256, 0, self.storage_block, calibration)
+
+
+class Rescored(BaseModel):
+    """What a rescore run did."""
+
+    shards: int
+    images: int
+    seconds: float
+    already_complete: int
+    without_signatures: int
+    promoted: bool
+
+
+@task(cache_policy=NO_CACHE, task_run_name="rescore with {settings.bank}")
+def rescore(settings: RescoreSettings, run_id: str, owner: str) -> Rescored:
+    """Scores every shard with kept signatures under the bank, landing each as it is done."""
+    logger, setup, folder = get_run_logger(), settings.setup(), parts_folder(settings.warehouse)
+    plan = plan_rescore(settings.warehouse, folder, setup)
+    run = RunRecord(
+        run_id,
+        "rescore",
+        settings.warehouse,
+        settings.model_dump(),
+        version("mdmf"),
+        socket.gethostname(),
+        device_label(setup.scorer),
+    )
+    with connect(settings.warehouse) as connection:
+        migrate(connection)
+        promoted = start_run(connection, run, setup, settings.promote)
+    started, shards, images, failure = time.monotonic(), 0, 0, None
+    leases = leases_folder(settings.warehouse)
+    try:
+        for number, (work, old) in enumerate(plan.shards, start=1):
+            url = work.shard.url
+            lease = acquire(leases, work_name(url, setup.key), owner, work.generation)
+            if isinstance(lease, HeldElsewhere):
+                logger.warning("%s: run %s is at it under this bank; left to it", url, lease.run_id)
+                continue
+            outcome = replace(rescore_shard(work.shard, old, setup, folder, run_id), generation=lease.generation)
+            for overtaken in land(settings.warehouse, [outcome], setup.key):
+                logger.warning("%s: another run took it over and landed it; its rows stay", overtaken)
+            release(leases, lease.shard, lease.generation)
+            shards, images = shards + 1, images + outcome.scored
+            logger.info("%d of %d: %s, %d images", number, len(plan.shards), os.path.basename(url), outcome.scored)
+    except BaseException as error:
+        failure = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        with connect(settings.warehouse) as connection:
+            finish_run(connection, run_id, "failed" if failure else "completed", failure)
+    return Rescored(
+        shards=shards, images=images, seconds=time.monotonic() - started, already_complete=plan.complete,
+        without_signatures=plan.without_signatures, promoted=promoted,
+    )  # fmt: skip

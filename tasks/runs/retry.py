@@ -1,0 +1,124 @@
+"""What is tried again, by the class of the reason for which it got no score."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
+
+import duckdb
+
+from mdmf_core.collections.folder import slice_of
+from mdmf_core.errors import MdmfError, SourceError
+from mdmf_core.records import ExclusionReason, Shard
+from tasks.collections.listing import listed
+from tasks.parts.outcome import Work, WorkKey
+from tasks.warehouse.landing import generations
+
+# Of whole shards; `storage` is also one of members.
+SHARD_REASONS = ("storage", "unfinished", "killed", "error", "corrupt")
+# What the reader of a shard decided by its other members; another look at the member alone cannot decide otherwise.
+_BY_READER = (ExclusionReason.DUPLICATE_KEY, ExclusionReason.NO_IMAGE, ExclusionReason.NOT_A_FILE)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A shard with something to try again."""
+
+    url: str
+    fingerprint: str
+    whole: bool  # it has no rows: deferred or failed
+    generation: int
+
+
+def require_retryable(reasons: tuple[str, ...], force: bool) -> None:
+    """Refuses what another try cannot change.
+
+    Raises:
+        MdmfError: an unknown reason; one that is permanent without ``force``; one that is never retried.
+    """
+    of_members = {str(reason): reason for reason in ExclusionReason if reason not in _BY_READER}
+    known = sorted({*SHARD_REASONS, *of_members})
+    for reason in reasons:
+        if reason in _BY_READER:
+            raise MdmfError(
+                f"{reason} follows from the other members of a shard; a changed shard is read again by `mdmf curate`"
+            )
+        if reason not in known:
+            raise MdmfError(f"unknown reason {reason!r}; there are {', '.join(known)}")
+        passing = of_members[reason].passing if reason in of_members else reason != "corrupt"
+        if not passing and not force:
+            raise MdmfError(f"{reason} is permanent: the same bytes give the same verdict; with --force they are read again")
+
+
+def waiting_for_retry(connection: duckdb.DuckDBPyConnection, key: WorkKey, reasons: tuple[str, ...]) -> list[Waiting]:
+    """The shards under this key that have members or a state of these reasons, in the order of their URLs.
+
+    Of a URL that has both, rows and a deferral of later content, the deferral.
+    """
+    rows = connection.execute(
+        "SELECT sh.url, sh.fingerprint, sh.state <> 'complete' AS whole FROM shards sh "
+        "WHERE sh.scorer_id = ? AND sh.bank_id = ? AND sh.calibration_id = ? AND NOT sh.superseded AND CASE sh.state "
+        "WHEN 'complete' THEN EXISTS (FROM exclusions e WHERE e.shard_id = sh.shard_id AND e.scorer_id = sh.scorer_id "
+        "  AND e.bank_id = sh.bank_id AND e.calibration_id = sh.calibration_id AND e.reason IN (SELECT unnest(?::VARCHAR[]))) "
+        "ELSE split_part(sh.reason, ':', 1) IN (SELECT unnest(?::VARCHAR[])) END "
+        "QUALIFY row_number() OVER (PARTITION BY sh.url ORDER BY whole DESC) = 1 ORDER BY sh.url",
+        [*key.ids, list(reasons), list(reasons)],
+    ).fetchall()
+    newest = generations(connection, key)
+    return [Waiting(url, fingerprint, whole, newest[url]) for url, fingerprint, whole in rows]
+
+
+def cuts(connection: duckdb.DuckDBPyConnection) -> list[int]:
+    """Into how many images per slice runs have cut folders here, the newest run's first."""
+    rows = connection.execute(
+        "SELECT (parameters->>'images_per_slice')::INT AS cut FROM runs WHERE flow = 'curate' GROUP BY cut "
+        "HAVING cut IS NOT NULL ORDER BY max(started_at) DESC"
+    ).fetchall()
+    return [cut for (cut,) in rows] or [1000]
+
+
+def work_again(
+    waiting: list[Waiting], reasons: tuple[str, ...], cut_sizes: list[int], storage_block: str | None
+) -> tuple[list[Work], list[str]]:
+    """The work that the shards need now, and a line for each that the store does not list any more.
+
+    A shard whose content changed meanwhile is scored whole.
+    """
+    work, missing = [], []
+    for folder, entries in groupby(sorted(waiting, key=_place), key=_place):
+        group = list(entries)
+        try:
+            found = _found(*folder, (entry.url for entry in group), cut_sizes, storage_block)
+        except SourceError as error:
+            missing += [f"{entry.url}: {error}" for entry in group]
+            continue
+        for entry in group:
+            candidates = found.get(entry.url, [])
+            if not candidates:
+                missing.append(f"{entry.url}: not there")
+                continue
+            shard = next((shard for shard in candidates if shard.fingerprint == entry.fingerprint), candidates[0])
+            whole = entry.whole or shard.fingerprint != entry.fingerprint
+            work.append(Work(shard, entry.generation, () if whole else reasons))
+    return work, missing
+
+
+def _place(waiting: Waiting) -> tuple[str, bool]:
+    """(the folder that is listed to find it, whether it is a slice of it)."""
+    folder, number = slice_of(waiting.url)
+    return (folder, True) if number else (os.path.dirname(waiting.url), False)
+
+
+def _found(
+    folder: str, sliced: bool, urls: Iterable[str], cut_sizes: list[int], storage_block: str | None
+) -> dict[str, list[Shard]]:
+    """What is there now, by URL; of a folder as every cut has it, since its URL does not tell how it was cut."""
+    if sliced:
+        shards = [shard for cut in cut_sizes for shard in listed([folder], cut, storage_block)]
+    else:
+        shards = listed(urls, 1, storage_block)
+    found: dict[str, list[Shard]] = {}
+    for shard in shards:
+        if shard.size_bytes >= 0:
+            found.setdefault(shard.url, []).append(shard)
+    return found

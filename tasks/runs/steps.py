@@ -1,0 +1,149 @@
+"""The steps of the flows as Prefect tasks: paths, numbers and small records in and out."""
+
+import os
+import socket
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from pydantic import BaseModel
+
+from mdmf_core.errors import WarehouseHeld
+from tasks.collections.listing import iter_shards
+from tasks.parts.leases import release, run_of
+from tasks.parts.outcome import ShardOutcome, Work, costs_of, work_name
+from tasks.parts.plans import read_plan, write_plan
+from tasks.report.write import write_report
+from tasks.runs.backlog import Tally, left_to_do
+from tasks.runs.leased_shard import score_under_lease
+from tasks.runs.names import group_name, landing_name, short_source
+from tasks.runs.records import RunRecord, finish_run, start_run
+from tasks.runs.retry import cuts, require_retryable, waiting_for_retry, work_again
+from tasks.runs.settings import CurateSettings
+from tasks.scoring.loading import device_label
+from tasks.scoring.progress import progress_log
+from tasks.scoring.prometheus import count_shard
+from tasks.scoring.scoring_setup import ScoringSetup
+from tasks.scoring.stage_clock import Stages
+from tasks.warehouse.address import leases_folder, parts_folder
+from tasks.warehouse.connect import connect
+from tasks.warehouse.landing import land
+from tasks.warehouse.migrations import migrate
+
+
+class Plan(BaseModel):
+    """Where a run's plan lies and what is in it."""
+
+    path: str
+    groups: int
+    shards: int
+    to_do: int
+    already_complete: int
+    set_aside: int  # failed before with the same bytes
+    promoted: bool
+
+
+@task(cache_policy=NO_CACHE, task_run_name="plan {settings.source}")
+def plan(settings: CurateSettings, run_id: str) -> Plan:
+    """Lists the source, writes the plan of what is left to do and opens the run in the warehouse."""
+    setup, tally = settings.setup(), Tally()
+    shards = iter_shards(settings.source, settings.images_per_slice, settings.storage_block)
+    work = left_to_do(settings.warehouse, shards, setup.key, settings.max_shards, tally)
+    found = opened(settings, "curate", setup, run_id, work, tally)
+    get_run_logger().info(
+        "%d shards at %s, %d to do in %d groups, %d set aside; %s on %s",
+        found.shards, settings.source, found.to_do, found.groups, found.set_aside, setup.scorer.name,
+        device_label(setup.scorer),
+    )  # fmt: skip
+    return found
+
+
+@task(cache_policy=NO_CACHE, task_run_name="plan {settings.source}")
+def plan_retry(settings: CurateSettings, reasons: tuple[str, ...], force: bool, run_id: str) -> Plan:
+    """The same for what was excluded, deferred or set aside for these reasons."""
+    setup = settings.setup()
+    require_retryable(reasons, force)
+    with connect(settings.warehouse) as connection:
+        migrate(connection)
+        found, cut_sizes = waiting_for_retry(connection, setup.key, reasons), cuts(connection)
+    work, missing = work_again(found, reasons, cut_sizes, settings.storage_block)
+    if missing:
+        get_run_logger().warning("the store does not list %d shards; they stay as they are; first %s", len(missing), missing[0])
+    return opened(settings, "retry", setup, run_id, work, Tally(shards=len(found), to_do=len(work)))
+
+
+def opened(settings: CurateSettings, flow: str, setup: ScoringSetup, run_id: str, work: Iterable[Work], tally: Tally) -> Plan:
+    """Writes the plan, and the run's row last: what fails before leaves none that nobody would close."""
+    path = os.path.join(parts_folder(settings.warehouse), "plans", f"{run_id}.parquet")
+    groups = write_plan(path, work, settings.shards_per_task)
+    host, device = socket.gethostname(), settings.engine.label(device_label(setup.scorer))
+    run = RunRecord(run_id, flow, settings.source, settings.model_dump(), version("mdmf"), host, device)
+    with connect(settings.warehouse) as connection:
+        promoted = start_run(connection, run, setup, settings.promote)
+    return Plan(path=path, groups=groups, promoted=promoted, **asdict(tally))
+
+
+@task(cache_policy=NO_CACHE, task_run_name=group_name, retries=1, retry_delay_seconds=5)
+def score_group(settings: CurateSettings, plan_path: str, group: int, owner: str) -> list[ShardOutcome]:
+    """Scores the shards of one group into parts, each under its lease."""
+    settings.engine.take_share()
+    logger, setup = get_run_logger(), settings.setup()
+    parts, leases = parts_folder(settings.warehouse), leases_folder(settings.warehouse)
+    started = time.monotonic()
+    outcomes = [
+        score_under_lease(work, setup, parts, leases, owner, settings.storage_block, progress_log(short_source(work.shard.url)))
+        for work in read_plan(plan_path, group)
+    ]
+    for outcome in outcomes:
+        count_shard(outcome.state, outcome.scored, outcome.excluded)
+        if outcome.state != "complete":
+            logger.warning("%s %s: %s", outcome.url, outcome.state, outcome.reason)
+    seconds = time.monotonic() - started
+    members = sum(outcome.members for outcome in outcomes)
+    scored = sum(outcome.scored for outcome in outcomes)
+    logger.info(
+        "group %d: %d shards, %d members = %d scored + %d excluded, %.1f s, %.1f images/s; %s; process %d on %s, %s",
+        group, len(outcomes), members, scored, members - scored, seconds, members / seconds,
+        costs_of(outcomes, run_of(owner)).sentence(setup.decode_threads), os.getpid(), socket.gethostname(),
+        device_label(setup.scorer),
+    )  # fmt: skip
+    settings.engine.hand_in_logs()
+    return outcomes
+
+
+def _may_pass(_: object, __: object, state: State[object]) -> bool:
+    """Whether landing is worth another try; after an hour of waiting for the warehouse it is not."""
+    return not isinstance(state.result(raise_on_failure=False), WarehouseHeld)
+
+
+@task(cache_policy=NO_CACHE, task_run_name=landing_name, retries=2, retry_delay_seconds=5, retry_condition_fn=_may_pass)
+def land_group(settings: CurateSettings, outcomes: list[ShardOutcome]) -> dict[str, Any]:
+    """Commits the outcomes of one group, and gives their leases back; what landing cost."""
+    key, stages = settings.setup().key, Stages()
+    with stages.timed("land", sum(outcome.members for outcome in outcomes)):
+        overtaken = land(settings.warehouse, outcomes, key)
+    cost = stages.snapshot().stages["land"]
+    get_run_logger().info("landed %d rows in %.2f s, %.0f rows/s", cost.items, cost.seconds, cost.rate or 0)
+    for url in overtaken:
+        get_run_logger().warning("%s: another run took it over and landed it; its rows stay", url)
+    for outcome in outcomes:
+        release(leases_folder(settings.warehouse), work_name(outcome.url, key), outcome.generation)
+    return replace(stages.snapshot(), wall=0.0).record()  # it runs beside the scoring of the next group
+
+
+@task(cache_policy=NO_CACHE, task_run_name="report")
+def report(settings: CurateSettings) -> str | None:
+    """Writes the report folder; its page."""
+    return write_report(settings.warehouse, settings.source, settings.storage_block, settings.setup())
+
+
+@task(cache_policy=NO_CACHE, task_run_name="close run")
+def close_run(settings: CurateSettings, run_id: str, failures: list[str], costs: dict[str, Any]) -> None:
+    """Writes how the run ended, and what its stages cost."""
+    with connect(settings.warehouse) as connection:
+        finish_run(connection, run_id, "failed" if failures else "completed", "; ".join(failures)[:2000] or None, costs)

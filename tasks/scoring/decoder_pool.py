@@ -1,0 +1,89 @@
+"""Images are decoded in child processes: one that crashes, hangs or fills its decoder's memory costs one row, not the run."""
+
+import atexit
+import queue
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Self
+
+from mdmf_core.images.crops import CropPlan
+from mdmf_core.images.decode import ImageLimits
+from mdmf_core.records import ExclusionReason
+from tasks.scoring.decoder_pipe import CHILD, Decoded, DecoderEnded, DecoderOverran, _Child
+
+
+class DecodePool:
+    """Some children, each with one thread of this process that feeds it. They start when first needed.
+
+    Args:
+        argv: the child's command; it speaks the frames of ``tasks.scoring.decoder_process``.
+    """
+
+    def __init__(self, workers: int, limits: ImageLimits | None = None, argv: Sequence[str] = CHILD) -> None:
+        self.limits, self.argv = limits or ImageLimits(), argv
+        self.threads = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        self._seats: queue.LifoQueue[_Child | None] = queue.LifoQueue()
+        for _ in range(workers):
+            self._seats.put(None)
+
+    def decode(self, data: bytes, plan: CropPlan) -> Decoded:
+        """The crops of one image or its exclusion; waits for a free child.
+
+        Raises:
+            MdmfError: no child can be started at all.
+        """
+        idle = self._seats.get()
+        ended = []
+        try:
+            for _ in range(2):
+                child, idle = idle or _Child(self.argv), None
+                try:
+                    found = child.decode(data, plan, self.limits)
+                    idle = child
+                    return found
+                except DecoderOverran:
+                    return _excluded(ExclusionReason.DECODER_TIMEOUT, f"longer than {self.limits.max_seconds:g} s")
+                except DecoderEnded as error:
+                    ended.append(str(error))
+                finally:
+                    if idle is None:  # whatever came in between, it may answer this image when it is asked for the next
+                        child.kill()
+            return _excluded(ExclusionReason.DECODER_CRASHED, "; again: ".join(ended))
+        finally:
+            self._seats.put(idle)
+
+    def close(self) -> None:
+        """Ends threads and children."""
+        self.threads.shutdown(cancel_futures=True)
+        with suppress(queue.Empty):
+            while True:
+                if (child := self._seats.get_nowait()) is not None:
+                    child.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+_pools: dict[int, DecodePool] = {}
+_pools_lock = threading.Lock()
+
+
+def decode_pool(workers: int) -> DecodePool:
+    """This process's pool of so many children, which live until the process ends."""
+    with _pools_lock:
+        if workers not in _pools:
+            _pools[workers] = DecodePool(workers)
+            atexit.register(_pools[workers].close)
+        return _pools[workers]
+
+
+def _excluded(reason: ExclusionReason, detail: str) -> Decoded:
+    return Decoded(None, None, reason, detail)
+
+
+LIMITS = ImageLimits()

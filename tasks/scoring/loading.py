@@ -1,0 +1,173 @@
+"""Finding scorers, banks and calibrations by name, path or URL, one of each per process."""
+
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.resources import files
+
+import torch
+
+from mdmf_core.banks.bank import Bank, bank_from_files
+from mdmf_core.banks.calibration import CARD as CALIBRATION
+from mdmf_core.banks.calibration import Calibration, calibration_from_file, require_disjoint, require_match
+from mdmf_core.errors import ArtifactError, SourceError
+from mdmf_core.scoring.scorer import Scorer
+from mdmf_core.scoring.scorer_files import CARD as SCORER
+from mdmf_core.scoring.scorer_files import backbone_scorer, choose_device, compiled, is_backbone, scorer_from_files
+from tasks.scoring.cpu_threads import keep_freed_memory
+from tasks.scoring.scoring_setup import ScoringSetup, sizes
+from tasks.storage.checked_reads import read_bytes
+from tasks.warehouse.connect import connect, warehouse_exists
+from tasks.warehouse.migrations import migrate
+from tasks.warehouse.registry import find
+
+DEFAULT = "default"
+
+
+def _directory(reference: str, kind: str, storage_block: str | None) -> Callable[[str], bytes]:
+    """A reader of the files in the directory that a name, path or URL means."""
+    if "/" not in reference and not os.path.isdir(reference):
+        bundled = files("scorers") / reference
+        if not bundled.is_dir():
+            names = sorted(entry.name for entry in files("scorers").iterdir() if (entry / SCORER).is_file())
+            raise ArtifactError(f"no {kind} {reference!r}: neither a folder nor one of the bundled {', '.join(names)}")
+        location = bundled / "bank" if kind == "bank" else bundled
+        return lambda name: (location / name).read_bytes()
+
+    def read(name: str) -> bytes:
+        try:
+            return read_bytes(f"{reference.rstrip('/')}/{name}", storage_block)
+        except SourceError as error:
+            raise ArtifactError(f"{kind} {reference!r}: {error}") from error
+
+    return read
+
+
+@lru_cache(maxsize=2)
+def load_scorer(reference: str, device: str, storage_block: str | None = None, compile: bool = False) -> Scorer:
+    """The scorer that ``reference`` means: ``default``, a scorer directory, or a backbone by its address.
+
+    Raises:
+        ArtifactError, ValueError: in one sentence, what is wrong with it.
+    """
+    if compile:
+        return compiled(load_scorer(reference, device, storage_block))
+    torch_device, autocast = choose_device(device)
+    if torch_device.type == "cpu":
+        keep_freed_memory()
+    if is_backbone(reference):
+        return backbone_scorer(reference, torch_device, autocast)
+    return scorer_from_files(_directory(reference, "scorer", storage_block), torch_device, autocast)
+
+
+@lru_cache(maxsize=4)
+def load_bank(reference: str, calibration_url: str | None = None, storage_block: str | None = None) -> tuple[Bank, Calibration]:
+    """A bank directory, and the calibration in it or the one in another file.
+
+    Raises:
+        ArtifactError: missing, damaged, or calibrated on the bank's own images.
+    """
+    read = _directory(reference, "bank", storage_block)
+    try:
+        data = read(CALIBRATION) if calibration_url is None else read_bytes(calibration_url, storage_block)
+    except SourceError as error:
+        raise ArtifactError(f"calibration {calibration_url}: {error}") from error
+    bank, calibration = bank_from_files(read), calibration_from_file(data)
+    require_disjoint(bank, [sha256 for part in calibration.slices for sha256 in part.sha256s])
+    return bank, calibration
+
+
+def resolve_bank(warehouse: str, scorer: str, bank: str, calibration: str | None) -> tuple[str, str | None]:
+    """Where the bank and the calibration lie that the references mean; None = the calibration in the bank's directory.
+
+    Args:
+        bank: ``default``: the scorer's own. A directory or URL. ``name@3``, ``name`` or ``@alias`` in the warehouse's registry.
+        calibration: None, a number of the registry, or a file's path or URL.
+
+    Raises:
+        ArtifactError: a name, number or alias that the registry does not know.
+    """
+    named = bank != DEFAULT and "/" not in bank and not os.path.isdir(bank)
+    if not named:
+        if calibration is not None and calibration.isdigit():
+            raise ArtifactError(
+                f"calibration {calibration} is a number in the registry; name the bank as NAME@VERSION or @alias"
+            )
+        return own_bank(scorer) if bank == DEFAULT else bank, calibration
+    number = int(calibration) if calibration is not None and calibration.isdigit() else None
+    if not warehouse_exists(warehouse):
+        raise ArtifactError(
+            f"no bank {bank!r}: it is no folder, and there is no warehouse at {warehouse} whose registry knows it"
+        )
+    with connect(warehouse) as connection:
+        migrate(connection)
+        entry = find(connection, bank, number)
+    if entry.url is None:
+        raise ArtifactError(f"the registry does not know where {entry.title} lies; pass its directory")
+    if entry.retired:
+        raise ArtifactError(f"{entry.title} is retired; pass its directory {entry.url} to use it all the same")
+    return entry.url, calibration if calibration is not None and number is None else entry.calibration_url
+
+
+def load_setup(
+    scorer: str,
+    bank: str,
+    device: str,
+    batch_images: int,
+    decode_threads: int,
+    storage_block: str | None,
+    calibration: str | None = None,
+    keep_signatures: float = 0.0,
+    compile: bool = False,
+    cores: int | None = None,
+) -> ScoringSetup:
+    """Everything that one process scores with, checked to belong together; bank and calibration as ``resolve_bank`` gives them.
+
+    Args:
+        decode_threads: 0 = one per core that the backbone leaves free.
+        cores: of this machine that may be used; all of them by default.
+
+    Raises:
+        ArtifactError: the bank or its calibration was made for another scorer; both digests are named.
+    """
+    loaded = load_scorer(scorer, device, storage_block, compile)
+    if bank == DEFAULT:
+        bank = own_bank(scorer)
+    reference, calibrated = load_bank(bank, calibration, storage_block)
+    require_match(loaded.scorer_id, reference, calibrated)
+    cuda = loaded.device.type == "cuda"
+    threads = decode_threads or max(1, (cores or os.cpu_count() or 1) - (0 if cuda else 1))
+    url = bank if bank == DEFAULT or "://" in bank else os.path.abspath(bank)
+    crops, passes = sizes(loaded.crops, batch_images, cuda)
+    backbones = 1 if cuda or compile else torch.get_num_threads()  # of this group's cores, or of OMP_NUM_THREADS
+    return ScoringSetup(loaded, reference, calibrated, url, calibration, crops, passes, backbones, threads, keep_signatures)
+
+
+def scorer_file(reference: str, name: str, storage_block: str | None = None) -> bytes | None:
+    """A further file of a scorer's directory, or None where there is none."""
+    if is_backbone(reference):
+        return None
+    try:
+        return _directory(reference, "scorer", storage_block)(name)
+    except (ArtifactError, FileNotFoundError):
+        return None
+
+
+def own_bank(scorer: str) -> str:
+    """The bank that lies in a scorer's directory.
+
+    Raises:
+        ArtifactError: a bare backbone, which has none.
+    """
+    if is_backbone(scorer):
+        raise ArtifactError(
+            f"{scorer!r} is a backbone without a bank of its own. "
+            f"Build one: mdmf bank build REAL_IMAGES --scorer {scorer!r} --out DIR, then pass --bank DIR"
+        )
+    return scorer if scorer == DEFAULT else f"{scorer.rstrip('/')}/bank"
+
+
+def device_label(scorer: Scorer) -> str:
+    """Device and compute dtype, as the run row states them."""
+    name = torch.cuda.get_device_name(scorer.device) if scorer.device.type == "cuda" else "cpu"
+    return f"{name} {str(scorer.autocast or torch.float32).removeprefix('torch.')}"

@@ -1,0 +1,72 @@
+"""Files on the local disk: written whole or not at all, hashed, and what a full disk means."""
+
+import errno
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mdmf_core.errors import WarehouseError
+
+
+def file_sha256(path: str) -> str:
+    """Of a local file, in hex, in bounded memory."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: str) -> None:
+    """Waits until a local file or folder is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_path(path: str) -> Iterator[str]:
+    """A temporary name beside a local ``path``, fsynced and renamed to it when the block ends well, removed otherwise.
+
+    Raises:
+        WarehouseError: the disk is full or read-only.
+    """
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    with disk_errors(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        try:
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, path)
+            sync(os.path.dirname(path))  # the rename itself must survive a power cut
+        finally:
+            if os.path.exists(temporary):
+                os.remove(temporary)
+
+
+@contextmanager
+def disk_errors(path: str) -> Iterator[None]:
+    """Says plainly that the disk of a local file is full or read-only, which is no fault of what was being read.
+
+    Raises:
+        WarehouseError: one of those.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EROFS:
+            raise WarehouseError(f"{path}: its disk is read-only; make it writable, or choose another place") from error
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise disk_full(path, str(error)) from error
+
+
+def disk_full(path: str, said: str) -> WarehouseError:
+    """What to do about a full disk."""
+    folder = os.path.dirname(path)
+    return WarehouseError(
+        f"no space for {path}: {shutil.disk_usage(folder).free / 2**20:.1f} MiB are left on its disk. Free some and run again; "
+        f"nothing that is finished is lost ({' '.join(said.split())})"
+    )

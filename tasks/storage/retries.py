@@ -1,0 +1,213 @@
+"""Faults of stores: which ones may pass, how long to wait for that, and when to give up."""
+
+import errno
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, ParamSpec, TypeVar
+
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    before_sleep_log,
+    retry,
+    retry_if_exception,
+    retry_if_exception_type,
+    wait_random_exponential,
+)
+
+from mdmf_core.errors import ChecksumDiffers, SourceError, SourceRefused
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+_PASSING = (
+    errno.EAGAIN, errno.EBUSY, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH,
+    errno.EINTR, errno.EIO, errno.ENETDOWN, errno.ENETRESET, errno.ENETUNREACH, errno.EPIPE, errno.EREMOTEIO, errno.ESTALE,
+    errno.ETIMEDOUT,
+)  # fmt: skip
+_PASSING_CODES = (
+    "ConditionalRequestConflict",
+    "RequestTimeout",
+    "RequestTimeTooSkewed",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+)
+_PASSING_STATUS = (408, 429, 500, 502, 503, 504)
+_CLIENTS = ("botocore", "aiobotocore", "aiohttp", "http", "urllib3")  # whose errors come from the wire
+_CLOCK = 900  # seconds that S3 lets a clock differ
+
+
+@dataclass(frozen=True)
+class StorageLimits:
+    """How many faults, and how much waiting for them, are borne before something is put off."""
+
+    tries: int = 100  # that may fail for one shard
+    seconds: float = 300.0  # in failed requests and pauses for one shard
+    small_tries: int = 8  # for a small file, a listing or a write
+    skewed_tries: int = 3  # against a store whose clock differs
+    page_tries: int = 5  # for each page of a listing, within the S3 client
+    rereads: int = 1  # of a shard whose checksum differs
+    pause: float = 0.1  # seconds; the longest first pause. It doubles with every fault in a row
+    longest_pause: float = 20.0
+    stall: float = 30.0  # seconds without a byte that end a request
+
+
+LIMITS = StorageLimits()
+
+
+class ShortRead(OSError):
+    """A store gave fewer bytes than it was asked for, and no error."""
+
+
+class FaultBudget:
+    """What one shard, or one small request, may still cost in faults."""
+
+    def __init__(self, tries: int) -> None:
+        self._tries, self._limits = tries, LIMITS
+        self.faults = self._skewed = 0
+        self._seconds = 0.0
+
+    @classmethod
+    def of_shard(cls) -> "FaultBudget":
+        return cls(LIMITS.tries)
+
+    @classmethod
+    def of_small_request(cls) -> "FaultBudget":
+        return cls(LIMITS.small_tries)
+
+    def call(self, url: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Calls until it works, with full-jitter exponential back-off. Errors name ``url``.
+
+        Raises:
+            SourceRefused: the store says no; at once.
+            ShardUnfinished: the file is another than before; at once.
+            SourceError: the budget is spent, or a fault that does not pass.
+        """
+
+        def attempt() -> T:
+            started = time.monotonic()
+            try:
+                return function(*args, **kwargs)
+            except Exception:
+                self._seconds += time.monotonic() - started
+                raise
+
+        retrying = Retrying(
+            retry=retry_if_exception(may_pass),
+            wait=wait_random_exponential(multiplier=self._limits.pause, max=self._limits.longest_pause),
+            stop=self._is_spent,
+            before_sleep=before_sleep_log(_log, logging.INFO),
+            reraise=True,
+        )
+        with storage_errors(url):
+            try:
+                return retrying(attempt)
+            except Exception as error:
+                if not may_pass(error):
+                    raise
+                raise SourceError(f"{url}: gave up after {self.faults} failed tries; last: {described(error)}") from error
+
+    def _is_spent(self, state: RetryCallState) -> bool:
+        self.faults += 1
+        self._seconds += state.upcoming_sleep
+        error = state.outcome.exception() if state.outcome else None
+        self._skewed += error is not None and skew(error) is not None
+        limits = self._limits
+        return self.faults >= self._tries or self._seconds >= limits.seconds or self._skewed >= limits.skewed_tries
+
+
+def with_retries(url: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Calls a store within the limits of one small request; raises as ``FaultBudget.call``."""
+    return FaultBudget.of_small_request().call(url, function, *args, **kwargs)
+
+
+# Reads a shard again whose bytes did not have the store's checksum.
+reading_again = retry(
+    retry=retry_if_exception_type(ChecksumDiffers),
+    stop=lambda state: state.attempt_number > LIMITS.rereads,
+    before_sleep=before_sleep_log(_log, logging.WARNING),
+    reraise=True,
+)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether the same request may work a little later."""
+    if skew(error) is not None:
+        return True
+    answer = _answer(error)
+    if answer:
+        status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return status in _PASSING_STATUS or answer.get("Error", {}).get("Code") in _PASSING_CODES
+    if isinstance(error, (ShortRead, TimeoutError, ConnectionError)):
+        return True
+    if isinstance(error, OSError):
+        return error.errno in _PASSING or _is_from_wire(error)
+    return _is_from_wire(error)
+
+
+def skew(error: BaseException) -> float | None:
+    """Seconds by which the store's clock is ahead, when that is why it refuses; None otherwise.
+
+    A HEAD request is refused without a code; then the date of the answer tells.
+    """
+    answer = _answer(error)
+    metadata = answer.get("ResponseMetadata", {})
+    if metadata.get("HTTPStatusCode") != 403:
+        return None
+    try:
+        ahead = (parsedate_to_datetime(metadata["HTTPHeaders"]["date"]) - datetime.now(UTC)).total_seconds()
+    except (KeyError, TypeError, ValueError):
+        ahead = 0.0
+    return ahead if abs(ahead) > _CLOCK or answer["Error"].get("Code") == "RequestTimeTooSkewed" else None
+
+
+def _answer(error: BaseException) -> dict[str, Any]:
+    """What S3 answered, as botocore parsed it; empty for other errors."""
+    found = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    return found if isinstance(found, dict) else {}
+
+
+def answered(error: BaseException) -> str | None:
+    """The code of S3's answer; None for other errors."""
+    code: str | None = _answer(error).get("Error", {}).get("Code")
+    return code
+
+
+def _is_from_wire(error: BaseException) -> bool:
+    return type(error).__module__.partition(".")[0] in _CLIENTS
+
+
+def described(error: BaseException | None) -> str:
+    """One line."""
+    ahead = skew(error) if error is not None else None
+    if ahead is not None:
+        return (
+            f"this machine's clock differs from the store's by {abs(ahead):.0f} s, so that it refuses all requests; "
+            "set the clock (NTP)"
+        )
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+@contextmanager
+def storage_errors(url: str) -> Iterator[None]:
+    """Turns what stores raise into one clear SourceError that names the URL."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise SourceRefused(f"{url}: not found. Check the path, the bucket name and AWS_ENDPOINT_URL") from error
+    except PermissionError as error:
+        if skew(error) is not None:
+            raise SourceError(f"{url}: {described(error)}") from error
+        raise SourceRefused(f"{url}: access denied. Check the credentials and the bucket's policy") from error
+    except OSError as error:
+        raise SourceError(f"{url}: {described(error)}") from error
+    except Exception as error:
+        if not _is_from_wire(error):
+            raise
+        raise SourceError(f"{url}: {described(error)}") from error

@@ -1,0 +1,233 @@
+"""The token cache: patch tokens of labelled images under every condition, so that arms cost seconds, not backbone passes."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float16, Int64, UInt8
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from mdmf_core.digests import digest_of, sha256_hex, tensors_digest
+from mdmf_core.errors import SourceError
+from mdmf_core.images.decode import decode
+from mdmf_core.records import ImageExcluded, ImageShape
+from mdmf_core.scoring.scorer import Scorer
+from mdmf_core.training.conditions import crops_under
+from mdmf_core.training.labelled import LabelledImage
+from mdmf_core.training.model_choice import ImageTokens
+from mdmf_core.training.regenerate import SPECS, TILE, Regenerator, train_regenerator
+from tasks.scoring.decoder_pool import LIMITS
+from tasks.storage.checked_reads import read_bytes
+from tasks.storage.local_files import atomic_path
+
+VERSION = "tokens-1"  # raise when a change in augmentation or regeneration makes cached tokens stale
+_CHUNK = 64  # images
+_TILE = 320  # px, centre of a real image, for regenerators
+_BATCH = 64  # crops in one backbone pass
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What is known of an image beside its tokens; ``reason`` says why it has none."""
+
+    url: str
+    generated: bool
+    group: str
+    domain: str
+    sha256: str
+    format: str = ""
+    width: int = 0
+    height: int = 0
+    jpeg_quality: int | None = None
+    reason: str | None = None
+
+    @property
+    def shape(self) -> ImageShape:
+        """What decides which real images it can be compared with."""
+        return ImageShape(self.width, self.height, self.jpeg_quality, None)
+
+
+@dataclass(frozen=True)
+class ChunkTokens:
+    """Tokens of some images under one condition; image i owns the next ``counts[i]`` crops."""
+
+    facts: tuple[ImageFacts, ...]
+    tokens: Float16[torch.Tensor, "crops k d"]
+    counts: Int64[torch.Tensor, " images"]
+    embeddings: Float16[torch.Tensor, "crops e"]
+
+
+def chunked(images: Sequence[LabelledImage]) -> list[tuple[LabelledImage, ...]]:
+    """Chunks of one group each, so that a new group leaves the cache of the others valid."""
+    groups: dict[tuple[bool, str], list[LabelledImage]] = {}
+    for image in images:
+        groups.setdefault((image.generated, image.group), []).append(image)
+    return [tuple(found[start : start + _CHUNK]) for found in groups.values() for start in range(0, len(found), _CHUNK)]
+
+
+class TokenCache:
+    """Chunks on local disk, named by everything that their tokens depend on."""
+
+    def __init__(self, folder: str, scorer: Scorer, seed: int, regenerators: Sequence[Regenerator]) -> None:
+        self.folder, self.scorer, self.seed, self.regenerators = folder, scorer, seed, regenerators
+        self._identity = {
+            "version": VERSION,
+            "backbone": dict(scorer.backbone_record),
+            "weights": tensors_digest(scorer.backbone.state_dict()),
+            "crops": asdict(scorer.crops),
+            "autocast": str(scorer.autocast),
+        }
+        self._random_identity = {
+            "seed": seed,
+            "regenerators": [tensors_digest(network.state_dict()) for network in regenerators],
+        }
+
+    def path(self, chunk: Sequence[LabelledImage], condition: str) -> str:
+        random = self._random_identity if condition.startswith(("augmented-", "regenerated-")) else {}
+        files = [[image.url, image.size_bytes, image.generated] for image in chunk]
+        name = digest_of(self._identity | random | {"condition": condition, "files": files})
+        return os.path.join(self.folder, condition, f"{name[:32]}.safetensors")
+
+    def fill(self, chunk: Sequence[LabelledImage], conditions: Sequence[str], storage_block: str | None) -> int:
+        """Computes what is missing of one chunk; the number of conditions computed. Every file is read once."""
+        missing = [name for name in conditions if not os.path.exists(self.path(chunk, name))]
+        missing = [name for name in missing if not (name.startswith("regenerated-") and chunk[0].generated)]
+        if not missing:
+            return 0
+        with ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool:
+            files = list(pool.map(lambda image: read_bytes(image.url, storage_block), chunk))
+            for condition in missing:
+                made = list(pool.map(self._crops, chunk, files, [condition] * len(chunk)))
+                self._save(self.path(chunk, condition), made)
+        return len(missing)
+
+    def _crops(
+        self, image: LabelledImage, data: bytes, condition: str
+    ) -> tuple[ImageFacts, UInt8[np.ndarray, "n 3 size size"] | None]:
+        digest = sha256_hex(data)
+        facts = ImageFacts(image.url, image.generated, image.group, image.domain, digest)
+        try:
+            decoded = decode(data, LIMITS)
+            facts = ImageFacts(
+                image.url, image.generated, image.group, image.domain, digest, decoded.format, decoded.width, decoded.height,
+                decoded.jpeg_quality,
+            )  # fmt: skip
+            seed = (self.seed, int(digest[:12], 16))
+            crops = crops_under(condition, decoded.pixels, image.generated, self.scorer.crops, self.regenerators, seed)
+        except ImageExcluded as excluded:
+            return ImageFacts(**asdict(facts) | {"reason": str(excluded.reason)}), None
+        return facts, crops
+
+    @torch.inference_mode()
+    def _save(self, path: str, made: list[tuple[ImageFacts, UInt8[np.ndarray, "n 3 size size"] | None]]) -> None:
+        counts = torch.tensor([0 if crops is None else len(crops) for _, crops in made])
+        parts = [crops for _, crops in made if crops is not None]
+        tokens, embeddings = [], []
+        size = self.scorer.crops.size
+        stacked = torch.from_numpy(np.concatenate(parts) if parts else np.zeros((0, 3, size, size), np.uint8))
+        for batch in torch.split(stacked, _BATCH):
+            with torch.autocast(self.scorer.device.type, dtype=self.scorer.autocast, enabled=self.scorer.autocast is not None):
+                found, whole = self.scorer.backbone.describe(batch.to(self.scorer.device))  # type: ignore[operator]
+            tokens.append(found.half().cpu())
+            embeddings.append(whole.half().cpu())
+        contents = {
+            "tokens": torch.cat(tokens).contiguous() if parts else torch.zeros(0, 1, 1, dtype=torch.float16),
+            "embeddings": torch.cat(embeddings).contiguous() if parts else torch.zeros(0, 1, dtype=torch.float16),
+            "counts": counts,
+        }
+        with atomic_path(path) as temporary:
+            save_file(contents, temporary, metadata={"images": json.dumps([asdict(facts) for facts, _ in made])})
+
+    def read(self, chunks: Sequence[Sequence[LabelledImage]], condition: str) -> Iterator[ChunkTokens]:
+        """The filled chunks of a condition, one at a time; ``regenerated`` ones of real images only."""
+        for chunk in chunks:
+            if condition.startswith("regenerated-") and chunk[0].generated:
+                continue
+            path = self.path(chunk, condition)
+            with safe_open(path, "pt") as file:
+                found = json.loads(file.metadata()["images"])
+            # Group and domain are the listing's to say: they may change while the tokens do not.
+            facts = tuple(
+                ImageFacts(**entry | {"group": image.group, "domain": image.domain})
+                for entry, image in zip(found, chunk, strict=True)
+            )
+            tensors = load_file(path)
+            yield ChunkTokens(facts, tensors["tokens"], tensors["counts"], tensors["embeddings"])
+
+
+def load_regenerators(
+    folder: str, images: Sequence[LabelledImage], steps: int, seed: int, storage_block: str | None
+) -> list[Regenerator]:
+    """The regenerating networks for a set of real images, trained where ``folder`` does not hold them yet.
+
+    Raises:
+        SourceError: no real image of at least 64 px can be read.
+    """
+    real = [image for image in images if not image.generated]
+    picked = [real[index] for index in np.random.default_rng(seed).permutation(len(real))[:256]]
+    name = digest_of({"version": VERSION, "files": [[i.url, i.size_bytes] for i in picked], "steps": steps, "seed": seed})
+    path = os.path.join(folder, "regenerators", f"{name[:32]}.safetensors")
+    networks = {spec: Regenerator(SPECS[spec]) for spec in SPECS}
+    if not os.path.exists(path):
+        tiles = _tiles(picked, storage_block)
+        networks = {spec: train_regenerator(SPECS[spec], tiles, steps, seed + at) for at, spec in enumerate(SPECS)}
+        tensors = {
+            f"{spec}/{key}": value.contiguous() for spec, net in networks.items() for key, value in net.state_dict().items()
+        }
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary)
+    tensors = load_file(path)
+    for spec, network in networks.items():
+        network.load_state_dict(
+            {key.partition("/")[2]: value for key, value in tensors.items() if key.partition("/")[0] == spec}
+        )
+    return [network.eval().requires_grad_(False) for network in networks.values()]
+
+
+def _tiles(images: Sequence[LabelledImage], storage_block: str | None) -> UInt8[np.ndarray, "n side side 3"]:
+    """Centre squares of one side: that of most images, at most 320 px, at least 64 px."""
+    decoded = []
+    for image in images:
+        try:
+            decoded.append(decode(read_bytes(image.url, storage_block), LIMITS).pixels)
+        except ImageExcluded:
+            continue
+    sides = np.array([min(pixels.shape[:2]) for pixels in decoded])
+    usable = sides[sides >= TILE]
+    if not len(usable):
+        raise SourceError(f"none of {len(images)} real images can be read at {TILE} px or more; regenerators need some")
+    side = min(_TILE, int(np.quantile(usable, 0.25)))
+    tiles = []
+    for pixels in decoded:
+        top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
+        if top >= 0 and left >= 0:
+            tiles.append(pixels[top : top + side, left : left + side])
+    return np.stack(tiles)
+
+
+def per_image(chunk: ChunkTokens) -> list[tuple[ImageFacts, torch.Tensor, torch.Tensor]]:
+    """(facts, tokens [crops, k, d], embeddings [crops, e]) of every image; one without crops has empty tensors."""
+    sizes = chunk.counts.tolist()
+    parts = (torch.split(part, sizes) if sum(sizes) else (part,) * len(sizes) for part in (chunk.tokens, chunk.embeddings))
+    return list(zip(chunk.facts, *parts, strict=True))
+
+
+def image_tokens(chunks: Sequence[ChunkTokens], usable: np.ndarray) -> ImageTokens:
+    """The images at the mask ``usable``, all of which have crops."""
+    kept = [
+        (facts, tokens, embeddings)
+        for (facts, tokens, embeddings), keep in zip((e for c in chunks for e in per_image(c)), usable, strict=True)
+        if keep
+    ]
+    facts = [entry for entry, _, _ in kept]
+    return ImageTokens(
+        [tokens.flatten(0, 1) for _, tokens, _ in kept],
+        np.stack([embeddings.float().mean(0).numpy() for _, _, embeddings in kept]),
+        np.array([f.generated for f in facts]), np.array([f.group for f in facts]), np.array([f.domain for f in facts]),
+        np.array([f.sha256 for f in facts]),
+    )  # fmt: skip

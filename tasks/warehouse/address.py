@@ -1,0 +1,100 @@
+"""Where a warehouse is: a DuckDB file, or a lake, which is a catalog in SQLite or PostgreSQL and a folder of data files."""
+
+import os
+import re
+from dataclasses import dataclass
+
+from mdmf_core.errors import WarehouseError
+from tasks.storage.filesystems import refuse_credentials
+
+_LAKE = "ducklake:"
+_CATALOGS = ("sqlite", "postgres")
+_DATA = "?data="
+_PASSWORD = re.compile(r"\bpassword\s*=|://[^/@\s]*:[^/@\s]*@", re.IGNORECASE)
+_FORMS = (
+    "PATH.duckdb, ducklake:sqlite:PATH?data=FOLDER, or ducklake:postgres:CONNECTION?data=FOLDER, where FOLDER may be s3://..."
+)
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """One DuckDB file, which one process writes at a time."""
+
+    path: str  # absolute
+
+    @property
+    def name(self) -> str:
+        return self.path
+
+    def beside(self, suffix: str) -> str:
+        """Where something that belongs to the warehouse lies."""
+        return self.path + suffix
+
+
+@dataclass(frozen=True)
+class Lake:
+    """A DuckLake, which many machines write at once."""
+
+    kind: str  # sqlite or postgres
+    catalog: str  # absolute path, or libpq's words for where PostgreSQL is
+    data: str  # folder, absolute or s3://, without a slash at its end
+
+    @property
+    def name(self) -> str:
+        return f"{_LAKE}{self.kind}:{self.catalog}{_DATA}{self.data}"
+
+    def beside(self, suffix: str) -> str:
+        """Beside the data and never in it: what a lake does not know in its folder, its cleaning removes."""
+        return self.data + suffix
+
+
+Address = Embedded | Lake
+
+
+def address(warehouse: str) -> Address:
+    """What ``warehouse`` means.
+
+    Raises:
+        WarehouseError: of no form that is known, or with a password in it.
+    """
+    if not warehouse.startswith(_LAKE):
+        if "://" in warehouse:
+            raise WarehouseError(f"no warehouse can be at {warehouse!r}: use {_FORMS}")
+        return Embedded(os.path.abspath(warehouse))
+    _refuse_password(warehouse)
+    catalog, found, data = warehouse.removeprefix(_LAKE).rpartition(_DATA)
+    kind, _, place = catalog.partition(":")
+    if not found or kind not in _CATALOGS or not place or not data.rstrip("/") or "&" in data:
+        raise WarehouseError(f"no warehouse can be at {warehouse!r}: use {_FORMS}")
+    place = os.path.abspath(place) if kind == "sqlite" else place
+    return Lake(kind, place, data.rstrip("/") if "://" in data else os.path.abspath(data))
+
+
+def _refuse_password(warehouse: str) -> None:
+    """A warehouse's address is logged and recorded; so nothing secret may be in it."""
+    if _PASSWORD.search(warehouse.rpartition(_DATA)[0]):
+        raise WarehouseError(
+            "the address of a warehouse must not hold a password, since it is logged and recorded: give it by PGPASSWORD, or "
+            "by ~/.pgpass"
+        )
+    refuse_credentials(warehouse.rpartition(_DATA)[2])
+
+
+def parts_folder(warehouse: str) -> str:
+    """Where the parts and plans of a warehouse lie: beside its file, or beside a lake's data, so perhaps ``s3://...``."""
+    return address(warehouse).beside(".parts")
+
+
+def leases_folder(warehouse: str) -> str:
+    """Where runs say what they are at work on."""
+    return os.path.join(parts_folder(warehouse), "leases")
+
+
+def report_folder(warehouse: str) -> str:
+    """Where its report lies if no other place is named."""
+    return address(warehouse).beside(".report")
+
+
+def spelled(warehouse: str) -> str:
+    """The one spelling of where it is: with absolute paths."""
+    return address(warehouse).name

@@ -1,0 +1,182 @@
+"""Opening a warehouse as DuckDB's database `warehouse`: the embedded file when its turn comes, a lake at once."""
+
+import logging
+import os
+import random
+import re
+import tempfile
+import time
+from pathlib import Path
+
+import duckdb
+
+from mdmf_core.errors import WarehouseError, WarehouseHeld
+from tasks.warehouse.address import Address, Embedded
+from tasks.warehouse.extensions import load_for
+
+# Readable by the DuckDB shells of 1.5 and 2.x alike.
+STORAGE_VERSION = "v1.5.0"
+_NOTICE = 15.0  # seconds between two lines that say what is waited for
+_HOLDER = re.compile(r"held in (?P<program>.+) \(PID (?P<pid>\d+)\)")
+
+
+def quoted(text: str) -> str:
+    """As an SQL literal, where no parameter can be bound."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def open_in_turn(where: Address, read_only: bool, patience: float, snapshot: int | None = None) -> duckdb.DuckDBPyConnection:
+    """A connection that uses the warehouse.
+
+    Args:
+        snapshot: number of the lake's snapshot to see; the newest by default.
+
+    Raises:
+        WarehouseError: it cannot be opened.
+        WarehouseHeld: others held it for longer than ``patience`` seconds.
+    """
+    started, pause, notice = time.monotonic(), 0.05, 0.0
+    while True:
+        try:
+            return _open(where, read_only, snapshot)
+        except duckdb.Error as error:
+            holder = _holder(str(error))
+            if holder is None:
+                reason = str(error).splitlines()[0]
+                raise WarehouseError(f"cannot open warehouse {where.name}: {advice(str(error))} ({reason})") from error
+            waited = time.monotonic() - started
+            if waited >= patience:
+                raise WarehouseHeld(
+                    f"cannot open warehouse {where.name}: {holder} has held it for {patience:.0f} s, as long as this waits; "
+                    "close it and run again. Nothing is lost: the next run lands the parts that are finished"
+                ) from error
+            if waited >= notice:
+                logger().warning(
+                    "%s holds %s; waiting for it, %.0f s so far, %.0f s at most",
+                    holder,
+                    os.path.basename(where.name),
+                    waited,
+                    patience,
+                )
+                notice = waited + _NOTICE
+            time.sleep(min(pause * random.uniform(0.5, 1.5), patience - waited))  # noqa: S311 - jitter, not a secret
+            pause = min(pause * 1.5, 2.0)
+
+
+def _open(where: Address, read_only: bool, snapshot: int | None) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect()
+    try:
+        attach(connection, where, "warehouse", read_only, snapshot)
+        connection.execute("USE warehouse")
+        beside = where.path + ".tmp" if isinstance(where, Embedded) else os.path.join(tempfile.gettempdir(), "mdmf.tmp")
+        connection.execute(f"SET temp_directory = {quoted(beside)}")
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute("SET enable_progress_bar = false")  # DuckDB 1.5 draws one into the output of any program
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def attach(
+    connection: duckdb.DuckDBPyConnection, where: Address, name: str, read_only: bool, snapshot: int | None = None
+) -> None:
+    """Attaches a warehouse under a name.
+
+    Raises:
+        WarehouseError: a lake's extensions are not to be had.
+    """
+    if isinstance(where, Embedded):
+        options = "READ_ONLY" if read_only else f"STORAGE_VERSION '{STORAGE_VERSION}'"
+        connection.execute(f"ATTACH {quoted(where.path)} AS {name} ({options})")
+        return
+    load_for(connection, where)
+    # A commit that came second is not to be played after the first: what it read may no longer be so. `commit` runs it again.
+    connection.execute("SET ducklake_max_retry_count = 0")
+    options = f"DATA_PATH {quoted(where.data)}" + (", READ_ONLY" if read_only else "")
+    if where.kind == "sqlite":
+        options += f", META_BUSY_TIMEOUT {_BUSY}" + ("" if read_only else ", META_JOURNAL_MODE 'WAL'")
+    if snapshot is not None:
+        options += f", SNAPSHOT_VERSION {snapshot}"
+    connection.execute(f"ATTACH {quoted(f'ducklake:{where.kind}:{where.catalog}')} AS {name} ({options})")
+
+
+_BUSY = 2000  # milliseconds for which SQLite waits by itself
+
+
+def exists(where: Address) -> bool:
+    """Whether there is such a warehouse, or at least its file.
+
+    Raises:
+        WarehouseError: a lake's catalog does not answer.
+    """
+    if isinstance(where, Embedded):
+        return os.path.exists(where.path)
+    if where.kind == "sqlite":
+        return os.path.exists(where.catalog)
+    with duckdb.connect() as connection:
+        load_for(connection, where)
+        source = quoted(f"ducklake:postgres:{where.catalog}")
+        try:
+            connection.execute(f"ATTACH {source} AS probe (CREATE_IF_NOT_EXISTS false, DATA_PATH {quoted(where.data)})")
+        except duckdb.InvalidInputException as error:
+            if "does not exist" in str(error):
+                return False
+            raise WarehouseError(f"cannot open warehouse {where.name}: {advice(str(error))} ({error})") from error
+        except duckdb.Error as error:
+            raise WarehouseError(f"cannot open warehouse {where.name}: {advice(str(error))} ({error})") from error
+    return True
+
+
+def is_lake(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether the warehouse of this connection is a lake."""
+    found = connection.execute("SELECT type FROM duckdb_databases() WHERE database_name = 'warehouse'").fetchall()
+    return found == [("ducklake",)]
+
+
+_ADVICE = {
+    "read-only file system": "its disk is read-only; make it writable, or choose another place",
+    "connection refused": "no PostgreSQL answers there; check host and port, or start it",
+    "no password supplied": "give the password by PGPASSWORD, or by ~/.pgpass",
+    "authentication failed": "PostgreSQL refuses the password; it comes from PGPASSWORD, or from ~/.pgpass",
+    "does not match existing data path": "its catalog knows another data folder; name that one",
+    "no snapshot found": "that snapshot is not there, or has expired",
+}
+
+
+def advice(said: str) -> str:
+    """What to do about it."""
+    if 'database "' in said and "does not exist" in said:
+        return "PostgreSQL has no such database; make it with createdb"
+    return next((advice for words, advice in _ADVICE.items() if words in said.lower()), "check the path and its permissions")
+
+
+def _holder(error: str) -> str | None:
+    """Who holds the warehouse, in words; None when the error is another one."""
+    if "already attached" in error or "different configuration" in error:
+        return f"this process itself (PID {os.getpid()}), by another connection,"
+    if "database is locked" in error:
+        return "another writer of the catalog"
+    if "too many clients" in error or "remaining connection slots" in error:
+        return "the number of other clients of PostgreSQL"
+    found = _HOLDER.search(error)
+    if found is None:
+        return "another process" if "Could not set lock" in error else None
+    process = Path("/proc", found["pid"])
+    try:
+        # On a shared disk the number may be another host's: the name is told only where program and number fit.
+        name = (process / "comm").read_text().strip() if str((process / "exe").readlink()) == found["program"] else ""
+    except OSError:
+        name = ""
+    return f"process {found['pid']} ({name or found['program']})"
+
+
+def logger() -> "logging.Logger | logging.LoggerAdapter[logging.Logger]":
+    """The run's log inside a run, the standard one elsewhere."""
+    from prefect import get_run_logger  # seconds to load: not for a query of the command line
+    from prefect.exceptions import MissingContextError
+
+    try:
+        return get_run_logger()
+    except MissingContextError:
+        return logging.getLogger("mdmf")

@@ -1,0 +1,48 @@
+"""Warehouses that are copied, changed by hand, or held by another process."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tasks.maintenance.content_digest import content_digest
+from tasks.warehouse.connect import connect
+
+
+def copied(landed: Path, folder: Path) -> str:
+    """The warehouse of a copy of ``landed`` with its shards and parts."""
+    shutil.copytree(landed, folder / "copy")
+    return str(folder / "copy" / "w.duckdb")
+
+
+def digest(warehouse: str) -> str:
+    with connect(warehouse, read_only=True) as connection:
+        return content_digest(connection)
+
+
+def change(warehouse: str, *statements: str) -> None:
+    with connect(warehouse) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+_HOLD = """
+import duckdb, sys
+with duckdb.connect(sys.argv[1], read_only=sys.argv[2] == "reading") as connection:
+    if sys.argv[2] == "writing":
+        connection.execute("CREATE TABLE being_written (a INTEGER)")
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def held(warehouse: str, how: str) -> Iterator[subprocess.Popen]:
+    """Another process that has the warehouse open, ``reading`` or ``writing``, until its input is closed."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLD, warehouse, how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "open\n"
+        yield process

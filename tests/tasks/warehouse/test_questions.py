@@ -1,0 +1,59 @@
+"""Questions read: whatever is asked, the warehouse stays as it is."""
+
+import hashlib
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import pytest
+from fabricate import landed, write_shard
+
+import mdmf
+from mdmf_core.errors import MdmfError
+from tasks.warehouse.parts_view import query_parts
+from tasks.warehouse.questions import query
+
+
+@pytest.fixture(scope="module")
+def warehouse(setup, tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("asked")
+    return landed(folder / "w.duckdb", write_shard(folder / "00000.tar", range(3)), setup)
+
+
+@pytest.mark.parametrize("ask", [query, mdmf.to_pandas, mdmf.to_arrow, query_parts])
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "USE memory; DETACH warehouse; ATTACH '{file}' AS again; DELETE FROM again.scores",
+        "ATTACH '{file}' AS again",
+        "COPY FROM DATABASE memory TO warehouse",
+        "DELETE FROM scores",
+        "SELECT 1; DROP TABLE scores",
+        "IMPORT DATABASE '{file}'",
+    ],
+)
+def test_what_could_change_it_is_refused(warehouse, ask, sql):
+    before = hashlib.sha256(Path(warehouse).read_bytes()).hexdigest()
+    with pytest.raises(MdmfError, match="is no question: SELECT, COPY"):
+        ask(warehouse, sql.format(file=warehouse))
+    assert hashlib.sha256(Path(warehouse).read_bytes()).hexdigest() == before
+
+
+def test_questions_of_every_kind_are_answered(warehouse, tmp_path):
+    out = tmp_path / "keys.parquet"
+    assert query(warehouse, f"COPY (SELECT key FROM scored) TO '{out}'").iloc[0, 0] == 3
+    for sql in ("FROM scored", f"FROM '{out}'", "SUMMARIZE scored", "DESCRIBE scored", "SHOW TABLES", "EXPLAIN FROM scored"):
+        assert len(query(warehouse, sql)) > 0
+    assert len(query(warehouse, "PIVOT (SELECT domain, score FROM scored) ON domain USING avg(score)")) == 1
+    assert mdmf.to_arrow(warehouse, "FROM scored WHERE key = ?", ["000000001"]).num_rows == 1
+    query(warehouse, f"COPY scores TO '{out}'")
+    with pytest.raises(duckdb.Error, match="read-only"):
+        query(warehouse, f"COPY scores FROM '{out}'")
+
+
+def test_parts_say_of_every_image_what_the_warehouse_says(warehouse):
+    there = set(query_parts(warehouse, "FROM scored LIMIT 0").columns)
+    columns = [name for name in query(warehouse, "FROM scored LIMIT 0").columns if name in there]
+    assert set(query(warehouse, "FROM scored LIMIT 0").columns) - there == {"image_id", "shard_id"}
+    sql = f"SELECT {', '.join(columns)} FROM scored ORDER BY key"
+    pd.testing.assert_frame_equal(query_parts(warehouse, sql), query(warehouse, sql))
