@@ -39,7 +39,7 @@ def decoders() -> list[int]:
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # ended meanwhile
             parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == os.getpid() and b"decode_child" in (path / "cmdline").read_bytes():
+            if parent == os.getpid() and b"decoder_process" in (path / "cmdline").read_bytes():
                 found.append(int(path.name))
     return found
 

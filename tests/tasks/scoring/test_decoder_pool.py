@@ -30,15 +30,15 @@ from tasks.scoring.loading import load_setup
 # The real child, whose decoder meets its end where the data says so. ONCE is followed by a path that marks the first time.
 HOSTILE = """
 import os, signal, sys, time
-from tasks import decode_child
-decode, answer = decode_child.decode, decode_child.answer
+from tasks.scoring import decoder_process
+decode, answer = decoder_process.decode, decoder_process.answer
 def hostile(data, limits):
     if data.startswith(b"CRASH"): os.kill(os.getpid(), signal.SIGSEGV)
     if data.startswith(b"EXIT"): os._exit(3)
     if data.startswith(b"RAISE"): raise LookupError("a slip in the code")
     if data.startswith(b"HANG"): time.sleep(1000)
-    if data.startswith(b"GARBAGE"): decode_child.frame = lambda header, size: b"\\xff" * 100
-    if data.startswith(b"ENORMOUS"): decode_child.frame = lambda header, size: decode_child.LENGTHS.pack(2, 1 << 40) + b"{}"
+    if data.startswith(b"GARBAGE"): decoder_process.frame = lambda header, size: b"\\xff" * 100
+    if data.startswith(b"ENORMOUS"): decoder_process.frame = lambda header, size: decoder_process.LENGTHS.pack(2, 1 << 40) + b"{}"
     if data.startswith(b"ONCE"):
         path = data[4:].decode()
         if not os.path.exists(path):
@@ -51,8 +51,8 @@ def lying(header, data):
     if data.startswith(b"LIE"): return {"facts": ["PNG", 1, 1, None, 0], "crops": 99}, None
     if data.startswith(b"REASON"): return {"facts": None, "reason": "no such reason", "detail": ""}, None
     return answer(header, data)
-decode_child.decode, decode_child.answer = hostile, lying
-decode_child.main()
+decoder_process.decode, decoder_process.answer = hostile, lying
+decoder_process.main()
 """
 ARGV = (sys.executable, "-P", "-c", HOSTILE)
 LIMITS = ImageLimits(max_seconds=1.5)
