@@ -159,7 +159,7 @@ def test_folders_become_tars_in_which_no_two_images_share_a_key(tmp_path):
 
 KILLED = """
 import os, signal, sys
-from tasks import reshard
+from tasks.keeplists import reshard
 write, calls = reshard.write_tar, []
 
 def dying(keep, shard, path, block):

@@ -177,7 +177,7 @@ def test_the_pixel_limit_fits_into_the_memory_limit():
 def test_children_have_no_secrets_and_do_not_print(monkeypatch, capfd, caplog):
     for name in ("AWS_SECRET_ACCESS_KEY", "PREFECT_API_KEY", "HF_TOKEN"):
         monkeypatch.setenv(name, "secret")
-    caplog.set_level(logging.DEBUG, "tasks.scoring.decoder_pool")
+    caplog.set_level(logging.DEBUG, "tasks.scoring.decoder_pipe")
     with DecodePool(1, LIMITS, ARGV) as pool:
         pool.decode(encoded(1), PLAN)
         (pid,) = _children_of(pool)
