@@ -38,7 +38,8 @@ def hostile(data, limits):
     if data.startswith(b"RAISE"): raise LookupError("a slip in the code")
     if data.startswith(b"HANG"): time.sleep(1000)
     if data.startswith(b"GARBAGE"): decoder_process.frame = lambda header, size: b"\\xff" * 100
-    if data.startswith(b"ENORMOUS"): decoder_process.frame = lambda header, size: decoder_process.LENGTHS.pack(2, 1 << 40) + b"{}"
+    if data.startswith(b"ENORMOUS"):
+        decoder_process.frame = lambda header, size: decoder_process.LENGTHS.pack(2, 1 << 40) + b"{}"
     if data.startswith(b"ONCE"):
         path = data[4:].decode()
         if not os.path.exists(path):
