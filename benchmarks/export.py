@@ -28,13 +28,13 @@ def fill(folder: Path, count: str) -> None:
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
     from corpora import register
 
-    from tasks.warehouse.connect import connect
     from tasks.warehouse.migrations import migrate
+    from tasks.warehouse.warehouse import Warehouse
 
     shards = int(count) // PER_SHARD
     image, shard = "md5(i::VARCHAR)::UUID", f"md5('s' || (i // {PER_SHARD}))::UUID"
     share = "hash(i) / 18446744073709551616.0"
-    with connect(str(folder / "w.duckdb")) as connection:
+    with Warehouse.at(str(folder / "w.duckdb")).connect() as connection:
         migrate(connection)
         ids = ", ".join(f"'{one}'" for one in register(connection))
         connection.execute(

@@ -20,11 +20,11 @@ from postgres_server import postgres_server
 from s3_server import KEY as USER
 from s3_server import SECRET, s3_server
 
+from mdmf import to_pandas as query
 from tasks.maintenance.compaction import compact
 from tasks.parts.outcome import ShardOutcome
-from tasks.warehouse.connect import connect
 from tasks.warehouse.landing import land
-from tasks.warehouse.questions import query
+from tasks.warehouse.warehouse import Warehouse
 
 GROUP = 4  # shards of one task, as `mdmf curate` has it
 
@@ -45,7 +45,7 @@ def landed(warehouse: str, outcomes: list[ShardOutcome]) -> tuple[list[float], i
     log.setLevel(logging.INFO)
     for start in range(0, len(outcomes), GROUP):
         began = time.perf_counter()
-        land(warehouse, outcomes[start : start + GROUP], KEY)
+        land(Warehouse.at(warehouse), outcomes[start : start + GROUP], KEY)
         seconds.append(time.perf_counter() - began)
     return seconds, conflicts.seen
 
@@ -102,7 +102,7 @@ def main(folder: Path, rows: int, shards: int) -> None:
 def _compacted(warehouse: str) -> str:
     before = _one_shard(warehouse)
     began = time.perf_counter()
-    found = compact(warehouse, keep_days=0)
+    found = compact(Warehouse.at(warehouse), keep_days=0)
     took = time.perf_counter() - began
     return f"{before:.2f} | {took:.1f} | {_one_shard(warehouse):.2f} | {found.files_before}, {found.files_after}"
 
@@ -110,7 +110,7 @@ def _compacted(warehouse: str) -> str:
 def _one_shard(warehouse: str) -> float:
     """Median seconds of asking for one shard's scores, five times."""
     seconds = []
-    with connect(warehouse, read_only=True) as connection:
+    with Warehouse.at(warehouse).connect(read_only=True) as connection:
         ((shard,),) = connection.execute("SELECT min(shard_id)::VARCHAR FROM shards").fetchall()
         for _ in range(5):
             began = time.perf_counter()

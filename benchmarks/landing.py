@@ -19,9 +19,9 @@ from benchmarks.frame import Better, Part, Record, Setting, timed
 from mdmf_core.digests import sha256_hex
 from tasks.parts.outcome import ShardOutcome, WorkKey
 from tasks.parts.part_files import part_writer, read_part
-from tasks.warehouse.connect import connect
 from tasks.warehouse.landing import land
 from tasks.warehouse.migrations import migrate
+from tasks.warehouse.warehouse import Warehouse
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
 from corpora import IDS, register
@@ -44,7 +44,7 @@ _ROW = {
 def fill(warehouse: str, images: int) -> None:
     """So many scored images in shards, under one promoted scorer."""
     shard, share = f"md5('s' || i // {PER_SHARD})::UUID", "hash(i) / 18446744073709551616.0"
-    with connect(warehouse) as connection:
+    with Warehouse.at(warehouse).connect() as connection:
         migrate(connection)
         ids = ", ".join(f"'{one}'" for one in register(connection))
         connection.execute(
@@ -101,8 +101,8 @@ def records(setting: Setting) -> list[Record]:
     for size in SIZES:
         warehouse = setting.work / f"{size}.duckdb"
         setting.say(f"making {size:,} rows, {timed(partial(fill, str(warehouse), size)):.0f} s")
-        commits[size] = [timed(partial(land, str(warehouse), [one], KEY)) for one in ready]
-        with connect(str(warehouse), read_only=True) as connection:
+        commits[size] = [timed(partial(land, Warehouse.at(str(warehouse)), [one], KEY)) for one in ready]
+        with Warehouse.at(str(warehouse)).connect(read_only=True) as connection:
             answers[size] = {
                 name: statistics.median(timed(partial(ask, connection, sql)) for _ in range(3))
                 for name, sql in QUESTIONS.items()

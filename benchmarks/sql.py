@@ -13,8 +13,8 @@ from pathlib import Path
 
 import duckdb
 
-from tasks.warehouse.connect import connect
 from tasks.warehouse.migrations import migrate
+from tasks.warehouse.warehouse import Warehouse
 
 PAGE = Path(__file__).parent.parent / "docs" / "sql.md"
 _SHARE = "(hash('{salt}' || i) / 18446744073709551616.0)"  # an even number of 0..1 for each image, the same every time
@@ -45,7 +45,7 @@ def fill(folder: Path, images: int) -> None:
     """A warehouse of so many images of thousands of hosts, the first tenth scored by two scorers, and its metadata parquet."""
     (folder / "metadata").mkdir(parents=True)
     (folder / "warehouse.duckdb.parts" / "scores").mkdir(parents=True)
-    with connect(str(folder / "warehouse.duckdb")) as connection:
+    with Warehouse.at(str(folder / "warehouse.duckdb")).connect() as connection:
         migrate(connection)
         shard = identity("shard", shard_of(images))
         _registry(connection)
@@ -132,7 +132,7 @@ def _scores(connection: duckdb.DuckDBPyConnection, name: str, images: int, count
 
 def review(warehouse: Path) -> None:
     """Somebody looked at the first of the review order, and at some images that are kept."""
-    with connect(str(warehouse)) as connection:
+    with Warehouse.at(str(warehouse)).connect() as connection:
         for who, where in (
             ("ana", "IN (SELECT image_id FROM review_order(0.05) WHERE place <= 200)"),
             ("ben", "IN (SELECT image_id FROM decided(0.05) WHERE by_score = 'kept' AND p_value < 0.06 LIMIT 50)"),
@@ -171,7 +171,7 @@ def main(folder: Path, images: int) -> None:
         fill(folder, images)
         review(folder / "warehouse.duckdb")
     os.chdir(folder)
-    with connect("warehouse.duckdb", read_only=True) as connection:
+    with Warehouse.at("warehouse.duckdb").connect(read_only=True) as connection:
         threads = connection.execute("SELECT current_setting('threads')").fetchall()[0][0]
         print(f"{images:,} images, {threads} threads, DuckDB {duckdb.__version__}\n\n| query | seconds |\n|---|---:|")
         for heading, sql in queries(PAGE):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import duckdb
 
-from tasks.warehouse.connect import connect
 from tasks.warehouse.migrations import migrate
+from tasks.warehouse.warehouse import Warehouse
 
 PAGE = Path(__file__).parent / "schema.md"
 # A view's column means what the column of that name means in the table that the view is of.
@@ -35,7 +35,7 @@ FROM duckdb_functions() WHERE NOT internal AND database_name = current_database(
 
 def page() -> str:
     """The page, from a fresh warehouse."""
-    with tempfile.TemporaryDirectory() as folder, connect(f"{folder}/warehouse.duckdb") as connection:
+    with tempfile.TemporaryDirectory() as folder, Warehouse.at(f"{folder}/warehouse.duckdb").connect() as connection:
         migrate(connection)
         lines = [
             "# The warehouse's schema",

@@ -19,7 +19,7 @@ from tasks.runs.fan_out.follower import Follower
 from tasks.runs.fan_out.portions import CorpusPlan, PortionResult, results, totals
 from tasks.runs.settings import CurateSettings
 from tasks.storage.filesystems import refuse_credentials
-from tasks.warehouse.address import leases_folder, spelled
+from tasks.warehouse.warehouse import Warehouse
 
 
 class CorpusResult(CurateResult):
@@ -74,14 +74,14 @@ def curate_corpus(
     """
     refuse_credentials(source)
     settings = CurateSettings(
-        source=source, warehouse=spelled(warehouse), scorer=scorer, bank=bank, calibration=calibration,
+        source=source, warehouse=Warehouse.at(warehouse).spelled, scorer=scorer, bank=bank, calibration=calibration,
         keep_signatures=keep_signatures, shards_per_task=shards_per_task, images_per_slice=images_per_slice,
         max_shards=max_shards, batch_images=batch_images, decode_threads=decode_threads, device=device,
         compile=compile, storage_block=storage_block, promote=promote,
         engine=Engine(name=engine, address=engine_address, num_cpus=num_cpus, num_gpus=num_gpus),
     ).resolved()  # fmt: skip
     here = settings.model_copy(update={"device": "cpu"})  # a parent needs no GPU: it only asks who the scorer is
-    run_id, work, leases = str(runtime.flow_run.id or uuid.uuid4()), corpus_steps.corpus_work(here), leases_folder(warehouse)
+    run_id, work, leases = str(runtime.flow_run.id or uuid.uuid4()), corpus_steps.corpus_work(here), here.where.leases
     with owner(leases, run_id) as name:
         corpus_steps.require_alone(leases, work, name)
         require_deployment(deployment)
@@ -93,7 +93,7 @@ def curate_corpus(
             follower = Follower(children, plan.path, leases, runs_at_once, attempts)
             found = _carried_out(here, plan, follower, ending.failures)
             page, given_up = steps.report(here), len(ending.failures)
-            result = _result(plan, run_id, found, page, spelled(warehouse), resumed, promoted, given_up)
+            result = _result(plan, run_id, found, page, here.warehouse, resumed, promoted, given_up)
         corpus_steps.close_corpus(here, work, plan)
     publish_corpus(result.model_dump(), found)
     if ending.failures:

@@ -7,7 +7,6 @@ from prefect import flow, get_run_logger, runtime
 from tasks.parts.leases import owner
 from tasks.runs.rescore import Rescored, RescoreSettings
 from tasks.runs.rescore import rescore as score_again
-from tasks.warehouse.address import leases_folder
 
 
 @flow(name="rescore")
@@ -32,7 +31,7 @@ def rescore(
         storage_block=storage_block,
     )  # fmt: skip
     run_id = str(runtime.flow_run.id or uuid.uuid4())
-    with owner(leases_folder(warehouse), run_id) as name:
+    with owner(settings.where.leases, run_id) as name:
         found = score_again(settings, run_id, name)
     get_run_logger().info(
         "%d images of %d shards in %.1f s; %d shards were complete before, %d have no kept signatures",

@@ -9,7 +9,7 @@ from tasks.runs import steps
 from tasks.runs.engines import Engine, EngineName
 from tasks.runs.execution import CurateResult, carry_out
 from tasks.runs.settings import CurateSettings
-from tasks.warehouse.connect import require_warehouse
+from tasks.warehouse.warehouse import Warehouse
 
 
 def _run_name() -> str:
@@ -56,7 +56,7 @@ def retry(
     Raises:
         MdmfError: an unknown or permanent reason, or nothing could be read again.
     """
-    require_warehouse(warehouse)
+    Warehouse.at(warehouse).require()
     settings = CurateSettings(
         source=", ".join(reasons), warehouse=warehouse, scorer=scorer, bank=bank, calibration=calibration, keep_signatures=0,
         shards_per_task=shards_per_task, images_per_slice=1000, max_shards=None, batch_images=batch_images,

@@ -20,15 +20,16 @@ __all__ = ["KeepList", "KeepListError", "MdmfError", "to_arrow", "to_pandas"]
 def to_pandas(warehouse: str, sql: str, parameters: list[Any] | None = None) -> pd.DataFrame:
     """The result of one read-only query as a pandas frame: ``to_pandas("w.duckdb", "SELECT * FROM flagged(?)", [0.05])``."""
     from tasks.warehouse.questions import query
+    from tasks.warehouse.warehouse import Warehouse
 
-    return query(warehouse, sql, parameters)
+    return query(Warehouse.at(warehouse), sql, parameters)
 
 
 def to_arrow(warehouse: str, sql: str, parameters: list[Any] | None = None) -> pa.Table:
     """The result of one read-only query as an Arrow table, for polars, datasets, Ray and others."""
-    from tasks.warehouse.connect import connect
     from tasks.warehouse.questions import require_question
+    from tasks.warehouse.warehouse import Warehouse
 
-    with connect(warehouse, read_only=True) as connection:
+    with Warehouse.at(warehouse).connect(read_only=True) as connection:
         require_question(connection, sql)
         return connection.sql(sql, params=parameters or []).to_arrow_table()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mdmf_cli.console import Block, Device, ScorerOption, Warehouse, plain_errors, print_rows, say
+from mdmf_cli.console import Block, Device, ScorerOption, WarehouseOption, plain_errors, print_rows, say
 
 if TYPE_CHECKING:
     from tasks.warehouse.registry import BankEntry
@@ -36,7 +36,7 @@ def build(
     source: Annotated[str, typer.Argument(help="Images that are known to be real, of the kind that will be scored.")],
     name: Annotated[str, typer.Option(help="Of the bank; other content under the same name is its next version.")],
     store: Annotated[str, typer.Option(help="Folder or s3:// prefix that banks lie in.")] = "banks",
-    warehouse: Warehouse = "warehouse.duckdb",
+    warehouse: WarehouseOption = "warehouse.duckdb",
     scorer: ScorerOption = "default",
     points: Annotated[int, typer.Option(min=2, help="Patches that every slice is compressed to at most.")] = 1000,
     max_error: Annotated[
@@ -77,7 +77,7 @@ def build(
 def calibrate(
     bank: Bank,
     source: Annotated[str, typer.Argument(help="Images that are known to be real; those that the bank holds are skipped.")],
-    warehouse: Warehouse = "warehouse.duckdb",
+    warehouse: WarehouseOption = "warehouse.duckdb",
     scorer: ScorerOption = "default",
     max_images: Annotated[int, typer.Option(min=2, help="Images read at most.")] = 2000,
     domains: Domains = "photo",
@@ -105,7 +105,7 @@ def calibrate(
 @bank_app.command("verify")
 def verify(
     bank: Bank = "@production",
-    warehouse: Warehouse = "warehouse.duckdb",
+    warehouse: WarehouseOption = "warehouse.duckdb",
     calibration: Annotated[str | None, typer.Option(help="Number in the registry, or a file.")] = None,
     scorer: ScorerOption = "default",
     storage_block: Block = None,
@@ -121,12 +121,12 @@ def verify(
 
 
 @bank_app.command("list")
-def list_banks(warehouse: Warehouse = "warehouse.duckdb") -> None:
+def list_banks(warehouse: WarehouseOption = "warehouse.duckdb") -> None:
     """Every bank and calibration that the registry knows."""
-    from tasks.warehouse.connect import connect
     from tasks.warehouse.registry_tables import listing
+    from tasks.warehouse.warehouse import Warehouse
 
-    with plain_errors(), connect(warehouse, read_only=True) as connection:
+    with plain_errors(), Warehouse.at(warehouse).connect(read_only=True) as connection:
         rows = listing(connection)
     print_rows(rows, list(rows[0]) if rows else ["bank"])
 
@@ -134,14 +134,14 @@ def list_banks(warehouse: Warehouse = "warehouse.duckdb") -> None:
 @bank_app.command("show")
 def show(
     bank: Bank = "@production",
-    warehouse: Warehouse = "warehouse.duckdb",
+    warehouse: WarehouseOption = "warehouse.duckdb",
     calibration: Annotated[int | None, typer.Option(help="Number in the registry.")] = None,
 ) -> None:
     """One bank: digests, slices, and what every budget really gives."""
-    from tasks.warehouse.connect import connect
     from tasks.warehouse.registry_tables import describe
+    from tasks.warehouse.warehouse import Warehouse
 
-    with plain_errors(), connect(warehouse, read_only=True) as connection:
+    with plain_errors(), Warehouse.at(warehouse).connect(read_only=True) as connection:
         facts, budgets, history = describe(connection, bank, calibration)
     for name, value in facts.items():
         say(f"{name:12} {value}")
@@ -157,13 +157,13 @@ def diff(
     bank_a: Annotated[str, typer.Argument(help="As for show.")],
     bank_b: Annotated[str, typer.Argument(help="As for show.")],
     fpr: Annotated[float, typer.Option(min=0, max=1, help="The line that images cross.")] = 0.05,
-    warehouse: Warehouse = "warehouse.duckdb",
+    warehouse: WarehouseOption = "warehouse.duckdb",
 ) -> None:
     """What changed between two banks, and which images crossed the line, by domain and host."""
-    from tasks.warehouse.connect import connect
     from tasks.warehouse.registry_tables import difference
+    from tasks.warehouse.warehouse import Warehouse
 
-    with plain_errors(), connect(warehouse, read_only=True) as connection:
+    with plain_errors(), Warehouse.at(warehouse).connect(read_only=True) as connection:
         facts, crossed = difference(connection, bank_a, bank_b, fpr)
     print_rows(facts, ["", bank_a, bank_b])
     if crossed:
@@ -176,7 +176,7 @@ def diff(
 @bank_app.command("promote")
 def promote(
     bank: Bank,
-    warehouse: Warehouse = "warehouse.duckdb",
+    warehouse: WarehouseOption = "warehouse.duckdb",
     calibration: Annotated[int | None, typer.Option(help="Number in the registry; the newest by default.")] = None,
     alias: Alias = "production",
     rescore: Annotated[bool, typer.Option(help="Then score all shards with kept signatures with it.")] = False,
@@ -206,7 +206,7 @@ def promote(
 
 
 @bank_app.command("rollback")
-def rollback(warehouse: Warehouse = "warehouse.duckdb", alias: Alias = "production") -> None:
+def rollback(warehouse: WarehouseOption = "warehouse.duckdb", alias: Alias = "production") -> None:
     """Point an alias at what it pointed at before. Rows are kept, so the views show the earlier scores at once."""
     from tasks.warehouse.registry import rollback as back
 
@@ -216,7 +216,7 @@ def rollback(warehouse: Warehouse = "warehouse.duckdb", alias: Alias = "producti
 
 
 @bank_app.command("retire")
-def retire(bank: Bank, warehouse: Warehouse = "warehouse.duckdb") -> None:
+def retire(bank: Bank, warehouse: WarehouseOption = "warehouse.duckdb") -> None:
     """Take a bank out of use under its name. Its rows and its directory stay."""
     from tasks.warehouse.registry import find
     from tasks.warehouse.registry import retire as end
@@ -233,11 +233,12 @@ def retire(bank: Bank, warehouse: Warehouse = "warehouse.duckdb") -> None:
 def _change(warehouse: str, work: "Callable[[Any], BankEntry]") -> "BankEntry":
     """What a change of the registry gives, in a warehouse that is there and has this version's schema."""
     from tasks.warehouse.commits import commit
-    from tasks.warehouse.connect import connect, opened
     from tasks.warehouse.migrations import migrate
+    from tasks.warehouse.warehouse import Warehouse
 
-    with opened(warehouse, read_only=True):  # an error, not a new file, where there is none
+    where = Warehouse.at(warehouse)
+    with where.connect(read_only=True, any_version=True):  # an error, not a new file, where there is none
         pass
-    with connect(warehouse) as connection:
+    with where.connect() as connection:
         migrate(connection)
         return commit(connection, lambda: work(connection))

@@ -16,7 +16,7 @@ console = Console()
 errors = Console(stderr=True)
 _FOLDED = 16  # characters of a column below which its cells are not folded
 
-Warehouse = Annotated[str, typer.Option(help="The DuckDB file that holds the results, or a lake: ducklake:...")]
+WarehouseOption = Annotated[str, typer.Option(help="The DuckDB file that holds the results, or a lake: ducklake:...")]
 ScorerOption = Annotated[str, typer.Option(help="default, a scorer directory, or timm:MODEL?weights=FILE.safetensors")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 Block = Annotated[str | None, typer.Option(help="Prefect Secret block with fsspec options, in place of the AWS variables.")]

@@ -14,7 +14,7 @@ from mdmf_cli.console import (
     EngineOption,
     Gpus,
     ScorerOption,
-    Warehouse,
+    WarehouseOption,
     console,
     plain_errors,
     print_scored,
@@ -26,7 +26,7 @@ def curate(
     source: Annotated[
         str, typer.Argument(help="Shards by path, {00000..00099}.tar range or glob, or a folder; local or s3://")
     ],
-    warehouse: Warehouse = "warehouse.duckdb",
+    warehouse: WarehouseOption = "warehouse.duckdb",
     scorer: ScorerOption = "default",
     bank: Annotated[str, typer.Option(help="default, a bank directory, or name@3, name, @alias in the registry.")] = "default",
     calibration: Annotated[
@@ -72,7 +72,7 @@ def curate(
 
 def rescore(
     bank: Annotated[str, typer.Option(help="name@3, name, @alias in the registry, or a bank directory.")] = "@production",
-    warehouse: Warehouse = "warehouse.duckdb",
+    warehouse: WarehouseOption = "warehouse.duckdb",
     calibration: Annotated[
         str | None, typer.Option(help="Number in the registry, or a file; the bank's newest by default.")
     ] = None,
@@ -103,7 +103,7 @@ def retry(
             help="Of members: storage, decoder_crashed, decoder_timeout; of shards: storage, unfinished, killed, error"
         ),
     ],
-    warehouse: Warehouse = "warehouse.duckdb",
+    warehouse: WarehouseOption = "warehouse.duckdb",
     scorer: ScorerOption = "default",
     bank: Annotated[str, typer.Option(help="As in curate; rows under other banks stay as they are.")] = "default",
     calibration: Annotated[str | None, typer.Option(help="As in curate.")] = None,
@@ -129,7 +129,7 @@ def retry(
     print_scored(result)
 
 
-def reap(warehouse: Warehouse = "warehouse.duckdb") -> None:
+def reap(warehouse: WarehouseOption = "warehouse.duckdb") -> None:
     """Mark runs whose process died as crashed, here and in Prefect. What they finished is kept."""
     from flows.reaper import reaper as flow
 

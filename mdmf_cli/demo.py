@@ -14,6 +14,7 @@ from mdmf_core.errors import MdmfError
 from mdmf_core.training.figures import auroc, auroc_interval
 from tasks.report.galleries import MOST_GENERATED, MOST_REAL
 from tasks.warehouse.questions import query
+from tasks.warehouse.warehouse import Warehouse
 
 _DEPLOYMENT = "curate/laion-shard"
 _WAREHOUSE = "warehouse.duckdb"  # as prefect.yaml says
@@ -82,7 +83,7 @@ def show_results(console: Console, root: Path) -> None:
     """Prints the accounting, both ends of the ranking with their SQL, and how well the score did on the labels."""
     from mdmf_cli.console import print_rows
 
-    warehouse = str(root / _WAREHOUSE)
+    warehouse = Warehouse.at(str(root / _WAREHOUSE))
     shards = f"WHERE url LIKE '{str(root).replace(chr(39), chr(39) * 2)}/samples/laion-mini/%'"
     totals = query(
         warehouse, f"SELECT sum(members)::INT m, sum(scored)::INT s, sum(excluded)::INT e FROM accounting {shards}"
@@ -101,11 +102,11 @@ def show_results(console: Console, root: Path) -> None:
         console.print(f"\n[bold]{title}[/]\n[dim]{sql}[/]", highlight=False, soft_wrap=True)
         print_rows(rows.to_dict("records"), [str(name) for name in rows.columns])
     _show_auroc(console, warehouse, root)
-    console.print(f"\nreport page: {warehouse}.report/index.html", highlight=False, soft_wrap=True)
+    console.print(f"\nreport page: {warehouse.report}/index.html", highlight=False, soft_wrap=True)
     console.print(f'ask more:    mdmf sql "{_FLAGGED}"   (or: duckdb {_WAREHOUSE})', highlight=False, soft_wrap=True)
 
 
-def _show_auroc(console: Console, warehouse: str, root: Path) -> None:
+def _show_auroc(console: Console, warehouse: Warehouse, root: Path) -> None:
     with (root / "samples" / "labels.csv").open() as file:
         labels = {row["key"]: row for row in csv.DictReader(file)}
     frame = query(warehouse, "SELECT key, score FROM scored WHERE shard_url LIKE '%/samples/laion-mini/%'")

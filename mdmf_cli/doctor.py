@@ -15,8 +15,7 @@ from tasks.collections.listing import list_shards
 from tasks.maintenance.stray_parts import not_landed
 from tasks.scoring.loading import device_label, load_setup
 from tasks.scoring.speed import measure
-from tasks.warehouse.address import parts_folder
-from tasks.warehouse.connect import connect
+from tasks.warehouse.warehouse import Warehouse
 
 _PACKAGES = ("mdmf", "prefect", "torch", "timm", "duckdb", "fsspec", "s3fs", "pillow", "pandas", "pyarrow")
 
@@ -47,15 +46,15 @@ def examine(
         return f"{len(shards)} shards at {source}, {sum(max(shard.size_bytes, 0) for shard in shards) / 1e6:.1f} MB"
 
     def results() -> str:
-        path = warehouse or ""
-        with connect(path, read_only=True) as connection:
+        place = Warehouse.at(warehouse or "")
+        with place.connect(read_only=True) as connection:
             ((complete, others, scored),) = connection.execute(
                 "SELECT count(*) FILTER (state = 'complete'), count(*) FILTER (state <> 'complete'), "
                 "coalesce(sum(scored), 0)::BIGINT FROM accounting"
             ).fetchall()
             ((running,),) = connection.execute("SELECT count(*) FROM runs WHERE state = 'running'").fetchall()
-            parts = not_landed(connection, parts_folder(path))
-        return f"{complete} shards, {scored} images scored in {path}" + "".join(
+            parts = not_landed(connection, place.parts)
+        return f"{complete} shards, {scored} images scored in {place}" + "".join(
             f"; {count} {what}"
             for count, what in (
                 (others, "shards deferred or failed (mdmf sql \"FROM accounting WHERE state <> 'complete'\")"),

@@ -5,7 +5,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from mdmf_cli.console import Block, Warehouse, plain_errors, say
+from mdmf_cli.console import Block, WarehouseOption, plain_errors, say
 
 
 class Which(StrEnum):
@@ -28,7 +28,7 @@ class Uid(StrEnum):
 
 def export(
     out: Annotated[str, typer.Argument(help="New directory, local or s3://; {time} in it becomes the UTC time.")],
-    warehouse: Warehouse = "warehouse.duckdb",
+    warehouse: WarehouseOption = "warehouse.duckdb",
     which: Annotated[Which, typer.Option(help="Macro that chooses, as in kept(0.05).")] = Which.kept,
     budget: Annotated[float, typer.Option(help="False-positive budget; the rate of --which discoveries.")] = 0.05,
     unsure: Annotated[
@@ -87,7 +87,8 @@ def reshard(
 ) -> None:
     """Copy what a keep-list keeps into new shards: the same bytes, all files of a sample. Run it again to go on."""
     from tasks.keeplists.reshard import reshard as copy
+    from tasks.warehouse.warehouse import Warehouse
 
     with plain_errors():
-        found = copy(keep_list, out, shards_of, warehouse, workers, storage_block)
+        found = copy(keep_list, out, shards_of, Warehouse.at(warehouse) if warehouse else None, workers, storage_block)
     say(f"{found.samples} samples in {found.shards} shards of {out}; {found.already_there} shards were there before")

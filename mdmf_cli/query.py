@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mdmf_cli.console import Warehouse, plain_errors, print_rows
+from mdmf_cli.console import WarehouseOption, plain_errors, print_rows
 from mdmf_core.errors import MdmfError
 
 
@@ -17,7 +17,7 @@ class Format(StrEnum):
 
 def sql(
     sql: Annotated[str, typer.Argument(metavar="QUERY", help='For example "SELECT key, score, p_value FROM flagged(0.05)"')],
-    warehouse: Warehouse = "warehouse.duckdb",
+    warehouse: WarehouseOption = "warehouse.duckdb",
     format: Annotated[Format, typer.Option(help="How the result is printed.")] = Format.table,
     parts: Annotated[
         bool, typer.Option("--parts", help="Ask what the newest run has finished, without opening the warehouse.")
@@ -32,12 +32,13 @@ def sql(
 
     from tasks.warehouse.parts_view import query_parts
     from tasks.warehouse.questions import query
+    from tasks.warehouse.warehouse import Warehouse
 
     with plain_errors():
         if parts and as_of is not None:
             raise MdmfError("--parts asks what is not landed yet, --as-of what was: name one of the two")
         try:
-            frame = query_parts(warehouse, sql) if parts else query(warehouse, sql, as_of=as_of)
+            frame = query_parts(Warehouse.at(warehouse), sql) if parts else query(Warehouse.at(warehouse), sql, as_of=as_of)
         except duckdb.Error as error:
             raise MdmfError(str(error)) from error
     if format is Format.table:

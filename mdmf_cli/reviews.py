@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from mdmf_cli.console import Warehouse, plain_errors, print_rows, say
+from mdmf_cli.console import WarehouseOption, plain_errors, print_rows, say
 
 review_app = typer.Typer(help="Verdicts of people: they count before the score.", no_args_is_help=True)
 Budget = Annotated[float, typer.Option(min=0, max=1, help="False-positive budget of the flags.")]
@@ -13,14 +13,15 @@ Budget = Annotated[float, typer.Option(min=0, max=1, help="False-positive budget
 @review_app.command("import")
 def import_(
     verdicts: Annotated[str, typer.Argument(help="CSV with image_id and verdict: generated, real or unsure.")],
-    warehouse: Warehouse = "warehouse.duckdb",
+    warehouse: WarehouseOption = "warehouse.duckdb",
     reviewer: Annotated[str | None, typer.Option(help="Who it was, where the file does not say.")] = None,
 ) -> None:
     """Enter the verdicts of a file, all or none. The same file again changes nothing."""
     from tasks.reviews.verdicts import import_reviews
+    from tasks.warehouse.warehouse import Warehouse
 
     with plain_errors():
-        done = import_reviews(warehouse, verdicts, reviewer)
+        done = import_reviews(Warehouse.at(warehouse), verdicts, reviewer)
     say(f"{done.new} verdicts entered, {done.known} known before, {done.blank} lines without one")
 
 
@@ -29,29 +30,31 @@ def sample(
     out: Annotated[str, typer.Argument(help="CSV to write, with empty columns for the verdicts.")],
     budget: Budget = 0.05,
     n: Annotated[int, typer.Option("--n", min=1, help="Images at most.")] = 100,
-    warehouse: Warehouse = "warehouse.duckdb",
+    warehouse: WarehouseOption = "warehouse.duckdb",
 ) -> None:
     """Write the next flagged images to look at, in random order: the first ones measure the precision of all flags."""
     from tasks.reviews.csv_files import write_sample
     from tasks.reviews.verdicts import next_to_review
+    from tasks.warehouse.warehouse import Warehouse
 
     with plain_errors():
-        rows = next_to_review(warehouse, budget, n)
+        rows = next_to_review(Warehouse.at(warehouse), budget, n)
         write_sample(out, rows)
     say(f"{len(rows)} images in {out}; fill in verdict, then: mdmf review import {out} --reviewer YOU --warehouse {warehouse}")
 
 
 @review_app.command("list")
 def list_reviews(
-    warehouse: Warehouse = "warehouse.duckdb",
+    warehouse: WarehouseOption = "warehouse.duckdb",
     n: Annotated[int, typer.Option("--n", min=1, help="Newest ones, at most.")] = 50,
 ) -> None:
     """The verdicts that count, newest first."""
     from tasks.warehouse.questions import query
+    from tasks.warehouse.warehouse import Warehouse
 
     with plain_errors():
         rows = query(
-            warehouse,
+            Warehouse.at(warehouse),
             "SELECT key, verdict, reviewer, strftime(reviewed_at, '%Y-%m-%d %H:%M') AS reviewed_at, reason "
             "FROM reviewed ORDER BY reviewed.reviewed_at DESC, key LIMIT ?",
             [n],
@@ -60,12 +63,13 @@ def list_reviews(
 
 
 @review_app.command("precision")
-def precision(budget: Budget = 0.05, warehouse: Warehouse = "warehouse.duckdb") -> None:
+def precision(budget: Budget = 0.05, warehouse: WarehouseOption = "warehouse.duckdb") -> None:
     """Of what the score flags, the share that reviewers call generated, with its 95 % interval."""
     from tasks.warehouse.questions import query
+    from tasks.warehouse.warehouse import Warehouse
 
     with plain_errors():
-        rows = query(warehouse, "SELECT * FROM precision_estimate(?)", [budget]).to_dict("records")
+        rows = query(Warehouse.at(warehouse), "SELECT * FROM precision_estimate(?)", [budget]).to_dict("records")
     for row in rows:
         share = (
             f": precision {row['precision']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"

@@ -27,6 +27,7 @@ from tasks.scoring.scoring_setup import ScoringSetup
 from tasks.storage import retries as faults
 from tasks.warehouse.address import Embedded
 from tasks.warehouse.landing import land
+from tasks.warehouse.warehouse import Warehouse
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +69,7 @@ def three_shards(setup: ScoringSetup, tmp_path_factory: pytest.TempPathFactory) 
     extra = {"x.html": b"<html>", "small.png": encoded(7, "PNG", width=100, height=100)}
     for number in range(3):
         source = write_shard(folder / f"0000{number}.tar", range(10 * number, 10 * number + 3), extra)
-        land(warehouse, [outcome_of(source, warehouse, setup)], setup.key)
+        land(Warehouse.at(warehouse), [outcome_of(source, warehouse, setup)], setup.key)
     return folder
 
 

@@ -35,9 +35,9 @@ from tasks.collections.reading import expected_members, open_shard
 from tasks.parts.leases import HEARTBEAT, Lease, acquire, owner, release
 from tasks.parts.outcome import ShardOutcome, WorkKey, work_name
 from tasks.parts.part_files import finished_part, part_path, part_writer, read_part
-from tasks.warehouse.connect import connect
 from tasks.warehouse.landing import land
 from tasks.warehouse.migrations import migrate
+from tasks.warehouse.warehouse import Warehouse
 
 BEGIN, END = "<!-- made by benchmarks/scale/cost.py -->", "<!-- end -->"
 PRICES = {
@@ -150,7 +150,7 @@ def through(meter: Meter, tar: Path, warehouse: str) -> Meter:
             raise RuntimeError(f"somebody else is at {shard.url}: {lease}")
         path = part_path(folder, shard, key)
         outcome = finished_part(path) or part_of(shard, path)
-        land(warehouse, [outcome], key)
+        land(Warehouse.at(warehouse), [outcome], key)
         release(f"{folder}/leases", name_of_work, lease.generation)
         found = Meter()
         found.requests, found.received, found.sent = meter.requests.copy(), meter.received.copy(), meter.sent.copy()
@@ -201,7 +201,7 @@ def main() -> None:
     source = Path(__file__).parents[2] / "samples" / "laion-mini" / "00000.tar"
     with tempfile.TemporaryDirectory() as folder, metered() as meter:
         warehouse = str(Path(folder) / "w.duckdb")
-        with connect(warehouse) as connection:
+        with Warehouse.at(warehouse).connect() as connection:
             migrate(connection)
         plain = through(meter, source, warehouse)
         long = through(meter, padded(source, Path(folder) / "00001.tar"), warehouse)

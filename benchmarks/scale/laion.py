@@ -26,6 +26,7 @@ import tiny
 from model import Costs, Fleet, simulate
 
 from tasks.collections.listing import list_shards
+from tasks.warehouse.warehouse import Warehouse
 
 CONSTANTS = Path(__file__).with_name("constants.json")
 SHARDS, IMAGES = 585_000, 10_000
@@ -118,7 +119,7 @@ def lake() -> None:
             spans.clear()
             with mock.patch.object(commits, "transaction", timed):
                 for first in range(0, len(outcomes), per_task):
-                    land(warehouse, outcomes[first : first + per_task], KEY)
+                    land(Warehouse.at(warehouse), outcomes[first : first + per_task], KEY)
             prepare, commit = (statistics.median(column) for column in zip(*spans, strict=True))
             found[per_task] = {"prepare": prepare, "commit": commit}
     _keep({"lake": found})

@@ -17,8 +17,8 @@ from mdmf_core.records import Shard
 from tasks.parts.outcome import WorkKey
 from tasks.parts.plans import read_plan, write_plan
 from tasks.runs.backlog import Tally, left_to_do
-from tasks.warehouse.connect import connect
 from tasks.warehouse.migrations import migrate
+from tasks.warehouse.warehouse import Warehouse
 
 KEY = WorkKey("a" * 64, "b" * 64, "c" * 64)
 PORTION = 200  # shards
@@ -45,7 +45,7 @@ def shards(count: int) -> Iterator[Shard]:
 
 def fill(warehouse: str, count: int) -> None:
     """A warehouse in which every other shard of the listing is complete."""
-    with connect(warehouse) as connection:
+    with Warehouse.at(warehouse).connect() as connection:
         connection.execute("SET memory_limit = '500MB'")
         migrate(connection)
         connection.execute(
@@ -59,7 +59,7 @@ def planned(count: int, folder: str) -> Planned:
     """Plans that many shards."""
     warehouse, path, tally = f"{folder}/w.duckdb", f"{folder}/plan.parquet", Tally()
     before, started = _peak_mb(), time.perf_counter()
-    portions = write_plan(path, left_to_do(warehouse, shards(count), KEY, None, tally), PORTION)
+    portions = write_plan(path, left_to_do(Warehouse.at(warehouse), shards(count), KEY, None, tally), PORTION)
     seconds = time.perf_counter() - started
     peak, started = _peak_mb(), time.perf_counter()
     found = read_plan(path, portions - 1)

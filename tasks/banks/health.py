@@ -15,8 +15,7 @@ from mdmf_core.mmd.two_sample import RANK, FeatureMap, TwoSample, halves, two_sa
 from tasks.banks.left_out import reviewed_generated
 from tasks.parts.signatures import read_signatures, signatures_path
 from tasks.parts.store import exists
-from tasks.warehouse.address import parts_folder
-from tasks.warehouse.connect import connect
+from tasks.warehouse.warehouse import Warehouse
 
 _OUTLIERS = 20  # members listed
 _SHARDS = 20  # newest ones whose signatures tell of drift
@@ -98,7 +97,7 @@ def _cell(found: TwoSample | None) -> str:
     return "" if found is None else f"{found.mmd2:.2g} ({found.p_value:.3f})"
 
 
-def examine(bank: Bank, calibration: Calibration, warehouse: str | None) -> BankHealth:
+def examine(bank: Bank, calibration: Calibration, warehouse: Warehouse | None) -> BankHealth:
     """Reads nothing but the bank, and where a warehouse is given its rows and kept signatures."""
     counted, age, recent = _corpus(bank, calibration, warehouse) if warehouse is not None else ({}, None, {})
     slices = []
@@ -130,7 +129,7 @@ def examine(bank: Bank, calibration: Calibration, warehouse: str | None) -> Bank
     return BankHealth(bank.name, bank.bank_id, age, tuple(slices), outside, tuple(outliers[:_OUTLIERS]), alarms)
 
 
-def _reviewed(bank: Bank, calibration: Calibration, warehouse: str | None) -> list[str]:
+def _reviewed(bank: Bank, calibration: Calibration, warehouse: Warehouse | None) -> list[str]:
     """Alarms: images of the bank or its calibration that reviewers call generated."""
     generated = reviewed_generated(warehouse)
     members = [member.key for member in bank.members if member.sha256 in generated]
@@ -159,11 +158,11 @@ def _drift(features: Float[np.ndarray, "n r"] | None, recent: list[Float[np.ndar
 
 
 def _corpus(
-    bank: Bank, calibration: Calibration, warehouse: str
+    bank: Bank, calibration: Calibration, warehouse: Warehouse
 ) -> tuple[dict[str, dict[str, Any]], float | None, dict[str, list[Float[np.ndarray, " r"]]]]:
     """Counts by domain ("" = outside every slice), the bank's age in days, and features of recent images by domain."""
     ids = [str(short_id(bank.bank_id)), str(short_id(calibration.calibration_id))]
-    with connect(warehouse, read_only=True) as connection:
+    with warehouse.connect(read_only=True) as connection:
         rows = connection.execute(
             "SELECT domain, count(*), count(*) FILTER (in_support), count(*) FILTER (in_support AND p_value <= 0.05) "
             "FROM scores WHERE bank_id = ? AND calibration_id = ? GROUP BY domain",
@@ -186,7 +185,7 @@ def _corpus(
                     [shard_id, *ids],
                 ).fetchall()
             )
-            _add_features(recent, maps, domains, signatures_path(parts_folder(warehouse), *where))
+            _add_features(recent, maps, domains, signatures_path(warehouse.parts, *where))
     counted = {
         domain: {"images": n, "in_support": inside / n, "flagged": flagged / inside if inside else None}
         for domain, n, inside, flagged in rows

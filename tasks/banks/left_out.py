@@ -2,7 +2,7 @@
 
 from mdmf_core.errors import ArtifactError
 from tasks.storage.checked_reads import read_bytes
-from tasks.warehouse.connect import opened, warehouse_exists
+from tasks.warehouse.warehouse import Warehouse
 
 
 def _expelled(path: str | None, storage_block: str | None) -> set[str]:
@@ -16,11 +16,11 @@ def _expelled(path: str | None, storage_block: str | None) -> set[str]:
     return found
 
 
-def reviewed_generated(warehouse: str | None) -> frozenset[str]:
+def reviewed_generated(warehouse: Warehouse | None) -> frozenset[str]:
     """sha256 of the images whose newest verdict is `generated`; none where there is no warehouse, or one without reviews."""
-    if warehouse is None or not warehouse_exists(warehouse):
+    if warehouse is None or not warehouse.exists():
         return frozenset()
-    with opened(warehouse, read_only=True) as connection:  # of whatever version
+    with warehouse.connect(read_only=True, any_version=True) as connection:  # of whatever version
         if not connection.execute(
             "SELECT 1 FROM duckdb_tables() WHERE (database_name, table_name) = ('warehouse', 'reviews')"
         ).fetchall():

@@ -15,9 +15,9 @@ from tasks.banks.left_out import reviewed_generated
 from tasks.scoring.loading import load_bank, load_scorer, load_setup, resolve_bank
 from tasks.scoring.progress import progress_log
 from tasks.warehouse.commits import commit
-from tasks.warehouse.connect import connect, warehouse_exists
 from tasks.warehouse.migrations import migrate
 from tasks.warehouse.registry import BankEntry, find, register_bank, register_calibration, register_scorer
+from tasks.warehouse.warehouse import Warehouse
 
 
 class NamedBank(BaseModel):
@@ -31,16 +31,17 @@ class NamedBank(BaseModel):
 def build_bank(settings: BuildSettings, warehouse: str | None) -> NamedBank:
     """Builds, calibrates and publishes one bank, and registers it."""
     scorer = load_scorer(settings.scorer, settings.device, settings.storage_block)
-    built = build(settings, scorer, progress_log(settings.source), reviewed_generated(warehouse))
-    title = None if warehouse is None else registered(built, scorer, warehouse, settings.storage_block)
+    registry = None if warehouse is None else Warehouse.at(warehouse)
+    built = build(settings, scorer, progress_log(settings.source), reviewed_generated(registry))
+    title = None if registry is None else registered(built, scorer, registry, settings.storage_block)
     return NamedBank(built=built, title=title)
 
 
-def registered(built: BuiltBank, scorer: Scorer, warehouse: str, storage_block: str | None) -> str:
+def registered(built: BuiltBank, scorer: Scorer, warehouse: Warehouse, storage_block: str | None) -> str:
     """Enters a built bank in the registry; its name@version."""
     url = built.directory if "://" in built.directory else os.path.abspath(built.directory)
     bank, calibration = load_bank(url, built.calibration_url, storage_block)
-    with connect(warehouse) as connection:
+    with warehouse.connect() as connection:
         migrate(connection)
 
         def enter() -> str:
@@ -64,6 +65,10 @@ class CalibrateSettings(BaseModel):
     device: str
     storage_block: str | None
 
+    @property
+    def where(self) -> Warehouse:
+        return Warehouse.at(self.warehouse)
+
 
 class NamedCalibration(BaseModel):
     """A further calibration, and its number in the registry."""
@@ -76,15 +81,15 @@ class NamedCalibration(BaseModel):
 @task(cache_policy=NO_CACHE, task_run_name="calibrate {settings.bank}")
 def calibrate_bank(settings: CalibrateSettings) -> NamedCalibration:
     """Calibrates a bank on other real images, and registers the calibration."""
-    url, _ = resolve_bank(settings.warehouse, settings.scorer, settings.bank, None)
+    url, _ = resolve_bank(settings.where, settings.scorer, settings.bank, None)
     setup = load_setup(settings.scorer, url, settings.device, 32, 0, settings.storage_block)
     found = recalibrate(
         settings.source, setup.scorer, setup.bank, setup.bank_url, settings.max_images, settings.domains,
         settings.storage_block,
-        progress_log(settings.source), reviewed_generated(settings.warehouse),
+        progress_log(settings.source), reviewed_generated(settings.where),
     )  # fmt: skip
     _, calibration = load_bank(url, found.url, settings.storage_block)
-    with connect(settings.warehouse) as connection:
+    with settings.where.connect() as connection:
         migrate(connection)
 
         def enter() -> BankEntry:
@@ -101,9 +106,10 @@ def calibrate_bank(settings: CalibrateSettings) -> NamedCalibration:
 @task(cache_policy=NO_CACHE, task_run_name="health of {bank}")
 def health(bank: str, calibration: str | None, warehouse: str, scorer: str, storage_block: str | None) -> BankHealth:
     """Examines a bank against itself, its calibration and the corpus; emits `mdmf.bank.healthy` or `mdmf.bank.alarm`."""
-    url, calibration_url = resolve_bank(warehouse, scorer, bank, calibration)
+    registry = Warehouse.at(warehouse)
+    url, calibration_url = resolve_bank(registry, scorer, bank, calibration)
     loaded, calibrated = load_bank(url, calibration_url, storage_block)
-    found = examine(loaded, calibrated, warehouse if warehouse_exists(warehouse) else None)
+    found = examine(loaded, calibrated, registry if registry.exists() else None)
     emit_event(
         event="mdmf.bank.alarm" if found.alarms else "mdmf.bank.healthy",
         resource={"prefect.resource.id": f"mdmf.bank.{found.bank_id[:32]}", "prefect.resource.name": found.bank},

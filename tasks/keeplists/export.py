@@ -20,7 +20,7 @@ from tasks.keeplists.selection import Selection, counts, keep_query, made_by, pl
 from tasks.storage.local_files import file_sha256
 from tasks.storage.publishing import new_directory
 from tasks.warehouse.attach import quoted
-from tasks.warehouse.connect import connect
+from tasks.warehouse.warehouse import Warehouse
 
 FileFormat = Literal["parquet", "csv", "datacomp"]
 # A reader of one shard reads one or two of the groups.
@@ -90,7 +90,7 @@ def export(settings: ExportSettings) -> Exported:
     out = settings.out.replace("{time}", started.strftime("%Y%m%dT%H%M%SZ"))
     with new_directory(out, "manifest.json", settings.storage_block) as folder:
         keep = os.path.join(folder, "keep.parquet")
-        with _connected(settings.warehouse, folder) as connection:
+        with _connected(Warehouse.at(settings.warehouse), folder) as connection:
             manifest = _write_rows(connection, settings, folder, started)
         with _connected(None, folder) as connection:
             if "csv" in settings.formats:
@@ -113,9 +113,9 @@ def _facts(path: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _connected(warehouse: str | None, folder: str) -> Iterator[duckdb.DuckDBPyConnection]:
+def _connected(warehouse: Warehouse | None, folder: str) -> Iterator[duckdb.DuckDBPyConnection]:
     """The warehouse, read-only, or DuckDB without one; what does not fit in memory goes to ``folder``."""
-    with connect(warehouse, read_only=True) if warehouse else duckdb.connect() as connection:
+    with warehouse.connect(read_only=True) if warehouse else duckdb.connect() as connection:
         connection.execute(f"SET memory_limit = '{_MEMORY}'")
         connection.execute(f"SET temp_directory = {quoted(os.path.join(folder, 'spill'))}")
         yield connection

@@ -24,7 +24,7 @@ from tasks.storage.checked_reads import open_file, read_bytes
 from tasks.storage.filesystems import entry_of, full_url, listing, open_storage
 from tasks.storage.local_files import file_sha256
 from tasks.storage.publishing import new_file
-from tasks.warehouse.connect import connect
+from tasks.warehouse.warehouse import Warehouse
 
 _CHUNK = 1 << 20
 _JOB = "reshard.json"  # what a folder of new shards is made from; written first
@@ -43,7 +43,7 @@ def reshard(
     keep_list: str,
     out: str,
     samples_per_shard: int | None = None,
-    warehouse: str | None = None,
+    warehouse: Warehouse | None = None,
     workers: int = 4,
     storage_block: str | None = None,
 ) -> Resharded:
@@ -64,7 +64,7 @@ def reshard(
     with local_keep_list(keep_list, storage_block) as directory:
         keep = KeepList(directory, verify="all")
         if warehouse:
-            with connect(warehouse, read_only=True) as connection:
+            with warehouse.connect(read_only=True) as connection:
                 require_made_by(keep.manifest, **{kind: facts["digest"] for kind, facts in made_by(connection).items()})
         shards = list(keep.shards.values())
         if samples_per_shard:

@@ -7,6 +7,7 @@ from tasks.keeplists.export import Exported, ExportSettings
 from tasks.keeplists.export import export as write
 from tasks.keeplists.reshard import Resharded
 from tasks.keeplists.reshard import reshard as copy
+from tasks.warehouse.warehouse import Warehouse
 
 
 @task(cache_policy=NO_CACHE, task_run_name="keep-list {settings.out}")
@@ -20,4 +21,4 @@ def reshard(
     keep_list: str, out: str, shards_of: int | None, warehouse: str | None, workers: int, storage_block: str | None
 ) -> Resharded:
     """Copies the kept samples; a retry goes on where the store failed."""
-    return copy(keep_list, out, shards_of, warehouse, workers, storage_block)
+    return copy(keep_list, out, shards_of, Warehouse.at(warehouse) if warehouse else None, workers, storage_block)

@@ -11,10 +11,9 @@ from tasks.maintenance.recount import holdings
 from tasks.maintenance.stray_parts import unknown_parts
 from tasks.parts.part_files import list_parts
 from tasks.storage.local_files import atomic_path
-from tasks.warehouse.address import Lake, address, parts_folder
 from tasks.warehouse.attach import STORAGE_VERSION, quoted
-from tasks.warehouse.connect import WRITER_PATIENCE, opened
 from tasks.warehouse.migrations import pending
+from tasks.warehouse.warehouse import WRITER_PATIENCE, Warehouse
 
 
 @dataclass(frozen=True)
@@ -36,65 +35,65 @@ class Restored:
     missing: list[str]  # migrations that it still lacks
 
 
-def backup(warehouse: str, out: str, force: bool = False) -> Copied:
+def backup(warehouse: Warehouse, out: str, force: bool = False) -> Copied:
     """Copies the warehouse to ``out``, which appears whole or not at all; waits while others write.
 
     Raises:
         WarehouseError: no warehouse there, ``out`` exists and ``force`` is not set, or the copy differs from the original.
     """
-    _require_file(warehouse, "back it up with its catalog's own tools, and its data folder as it is")
-    _require_file(out, "a backup is one file")
-    path = os.path.abspath(out)
-    if os.path.exists(path) and os.path.exists(warehouse) and os.path.samefile(path, warehouse):
+    original = _file(warehouse, "back it up with its catalog's own tools, and its data folder as it is")
+    path = _file(Warehouse.at(out), "a backup is one file")
+    if os.path.exists(path) and os.path.exists(original) and os.path.samefile(path, original):
         raise WarehouseError(f"{out} is the warehouse itself; name another file")
     if os.path.exists(path) and not force:
         raise WarehouseError(f"{out} exists; name another file, or write over it with --force")
-    with _copied(warehouse, path) as copied:
+    with _copied(original, path) as copied:
         pass
     return copied
 
 
-def restore(saved: str, warehouse: str, force: bool = False) -> Restored:
+def restore(saved: str, warehouse: Warehouse, force: bool = False) -> Restored:
     """Puts a backup in the place of the warehouse; one that is there is kept as ``WAREHOUSE.before-restore``.
 
     Raises:
         WarehouseError: ``saved`` is no warehouse, of a newer version or damaged; or a warehouse is there and ``force`` is not
             set, or somebody holds it.
     """
-    _require_file(saved, "a backup is one file")
-    _require_file(warehouse, "restore it with its catalog's own tools")
-    if not os.path.exists(saved):
+    backup_file = _file(Warehouse.at(saved), "a backup is one file")
+    path = _file(warehouse, "restore it with its catalog's own tools")
+    if not os.path.exists(backup_file):
         raise WarehouseError(f"no backup at {saved}")
-    path = os.path.abspath(warehouse)
     there = os.path.exists(path)
     earlier = path + ".before-restore"
-    if there and os.path.samefile(path, saved):
+    if there and os.path.samefile(path, backup_file):
         raise WarehouseError(f"{saved} is the warehouse itself; name another file")
     if there and not force:
         raise WarehouseError(f"{warehouse} exists; restore to another path, or with --force, which keeps it as {earlier}")
     with ExitStack() as stack:
         if there:
             _hold(path, stack)
-        copied = stack.enter_context(_copied(saved, path))
+        copied = stack.enter_context(_copied(backup_file, path))
         if there:
             _keep(path, earlier)
-    with opened(path, read_only=True) as connection:
+    with warehouse.connect(read_only=True, any_version=True) as connection:
         missing = pending(connection)
-        listed = list_parts(parts_folder(path))
-        not_landed = [] if missing else unknown_parts(parts_folder(path), listed, holdings(connection))
+        listed = list_parts(warehouse.parts)
+        not_landed = [] if missing else unknown_parts(warehouse.parts, listed, holdings(connection))
     return Restored(copied, earlier if there else None, not_landed, missing)
 
 
-def _require_file(warehouse: str, instead: str) -> None:
-    if isinstance(address(warehouse), Lake):
+def _file(warehouse: Warehouse, instead: str) -> str:
+    """The path of an embedded warehouse; WarehouseError for a lake, with what to do instead."""
+    if warehouse.is_lake:
         raise WarehouseError(f"{warehouse} is a lake: {instead}. `mdmf warehouse copy` moves rows between a lake and a file")
+    return warehouse.spelled
 
 
 @contextmanager
 def _copied(source: str, target: str) -> Iterator[Copied]:
     """A compared copy beside ``target``; it takes that name when the block ends well."""
     with atomic_path(target) as temporary, _without_log(temporary):
-        with opened(source, read_only=True, patience=WRITER_PATIENCE) as connection:
+        with Warehouse.at(source).connect(read_only=True, patience=WRITER_PATIENCE, any_version=True) as connection:
             pending(connection)  # refuses a newer one, and what is none
             tables = table_digests(connection)
             if "shards" not in tables:
@@ -102,7 +101,7 @@ def _copied(source: str, target: str) -> Iterator[Copied]:
             connection.execute(f"ATTACH {quoted(temporary)} AS copy (STORAGE_VERSION '{STORAGE_VERSION}')")
             connection.execute("COPY FROM DATABASE warehouse TO copy")
             connection.execute("DETACH copy")
-        with opened(temporary, read_only=True) as connection:
+        with Warehouse.at(temporary).connect(read_only=True, any_version=True) as connection:
             different = {name for name, _ in table_digests(connection).items() ^ tables.items()}
             digest = content_digest(connection)
         if different:
@@ -123,9 +122,9 @@ def _without_log(path: str) -> Iterator[None]:
 def _hold(path: str, stack: ExitStack) -> None:
     """Keeps everybody else out of a warehouse until the stack is left; a damaged one is in nobody's use."""
     try:
-        with opened(path, read_only=False):  # what its log holds is in the file when this closes
+        with Warehouse.at(path).connect():  # what its log holds is in the file when this closes
             pass
-        stack.enter_context(opened(path, read_only=False))
+        stack.enter_context(Warehouse.at(path).connect())
     except WarehouseHeld:
         raise
     except WarehouseError:

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import duckdb
 
 from mdmf_core.errors import WarehouseError
-from tasks.warehouse.address import Lake, address
 from tasks.warehouse.commits import commit
-from tasks.warehouse.connect import opened, require_warehouse
+from tasks.warehouse.warehouse import Warehouse
 
 # Rows that were deleted stay in their file until so large a share of it is gone.
 _GONE = 0.1
@@ -31,7 +30,7 @@ class Compacted:
         )
 
 
-def compact(warehouse: str, keep_days: float) -> Compacted:
+def compact(warehouse: Warehouse, keep_days: float) -> Compacted:
     """Merges small files up to 256 MB and removes what only snapshots older than ``keep_days`` need.
 
     Runs beside writers: a step that meets one of them is tried again.
@@ -42,13 +41,13 @@ def compact(warehouse: str, keep_days: float) -> Compacted:
     """
     if keep_days < 0:
         raise ValueError(f"keep_days is a number of days from 0 on, got {keep_days}")
-    if not isinstance(address(warehouse), Lake):
+    if not warehouse.is_lake:
         raise WarehouseError(
             f"{warehouse} is an embedded warehouse, one file that needs no compaction; a lake does (ducklake:...)"
         )
-    require_warehouse(warehouse)
+    warehouse.require()
     older = f"now() - INTERVAL {keep_days * 24 * 3600:.0f} SECOND"
-    with opened(warehouse, read_only=False) as connection:
+    with warehouse.connect() as connection:
         before = _files(connection)
         _call(connection, "ducklake_flush_inlined_data('warehouse')")
         expired = _call(connection, f"ducklake_expire_snapshots('warehouse', older_than => {older})")

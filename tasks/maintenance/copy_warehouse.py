@@ -2,17 +2,17 @@
 
 from dataclasses import dataclass
 from functools import partial
+from shlex import quote
 
 import duckdb
 
 from mdmf_core.errors import WarehouseError
 from tasks.maintenance.backup import backup
 from tasks.maintenance.content_digest import content_digest, table_digests, table_names
-from tasks.warehouse.address import Embedded, address
-from tasks.warehouse.attach import attach, exists
+from tasks.warehouse.attach import attach
 from tasks.warehouse.commits import commit
-from tasks.warehouse.connect import WRITER_PATIENCE, opened, require_warehouse
 from tasks.warehouse.migrations import migrate, pending
+from tasks.warehouse.warehouse import WRITER_PATIENCE, Warehouse
 
 
 @dataclass(frozen=True)
@@ -23,25 +23,24 @@ class CopiedWarehouse:
     content_digest: str
 
 
-def copy_warehouse(source: str, target: str) -> CopiedWarehouse:
+def copy_warehouse(source: Warehouse, target: Warehouse) -> CopiedWarehouse:
     """Copies every row of ``source`` to a new warehouse at ``target``, in one transaction. Parts stay where they are.
 
     Raises:
         WarehouseError: no warehouse at ``source``, or not of this version; ``target`` holds rows already; or the copy differs.
     """
-    require_warehouse(source)
-    origin, goal = address(source), address(target)
-    if origin == goal:
+    source.require()
+    if source == target:
         raise WarehouseError(f"{target} is the warehouse itself; name another place")
-    if isinstance(goal, Embedded) and exists(goal):
+    if not target.is_lake and target.exists():
         raise WarehouseError(f"{target} exists; name another file")
-    if isinstance(origin, Embedded) and isinstance(goal, Embedded):
-        backup(source, target)
+    if not source.is_lake and not target.is_lake:
+        backup(source, target.spelled)
     else:
         _across(source, target)
-    with opened(source, read_only=True, patience=WRITER_PATIENCE) as connection:
+    with source.connect(read_only=True, patience=WRITER_PATIENCE, any_version=True) as connection:
         expected = table_digests(connection)
-    with opened(target, read_only=True) as connection:
+    with target.connect(read_only=True, any_version=True) as connection:
         found = table_digests(connection)
         different = sorted({name for name, _ in found.items() ^ expected.items()})
         if different:
@@ -49,17 +48,19 @@ def copy_warehouse(source: str, target: str) -> CopiedWarehouse:
         return CopiedWarehouse(sum(digest.rows for digest in found.values()), content_digest(connection))
 
 
-def _across(source: str, target: str) -> None:
-    with opened(source, read_only=True, patience=WRITER_PATIENCE) as connection:
+def _across(source: Warehouse, target: Warehouse) -> None:
+    with source.connect(read_only=True, patience=WRITER_PATIENCE, any_version=True) as connection:
         missing = pending(connection)
     if missing:
-        raise WarehouseError(f"{source} lacks {', '.join(missing)}; run `mdmf migrate --warehouse {source}` first")
-    with opened(target, read_only=False) as connection:
+        raise WarehouseError(
+            f"{source} lacks {', '.join(missing)}; run `mdmf migrate --warehouse {quote(source.spelled)}` first"
+        )
+    with target.connect() as connection:
         migrate(connection)
         held = [name for name, digest in table_digests(connection).items() if digest.rows and name != "migrations"]
         if held:
             raise WarehouseError(f"{target} holds rows already, in {', '.join(held)}; name an empty place")
-        attach(connection, address(source), "source", read_only=True)
+        attach(connection, source.address, "source", read_only=True)
         commit(connection, partial(_fill, connection))
 
 

@@ -9,14 +9,15 @@ from functools import partial
 from tasks.maintenance.findings import Problem
 from tasks.maintenance.recount import Recount
 from tasks.parts.store import remove, store_of
+from tasks.warehouse.warehouse import Warehouse
 
 _OLD = 24 * 3600.0  # seconds without a write after which a temporary file is nobody's
 
 
-def _leftovers(warehouse: str, folder: str, state: Recount) -> Iterator[Problem]:
+def _leftovers(warehouse: Warehouse, folder: str, state: Recount) -> Iterator[Problem]:
     """Temporary files and plans that nobody needs, and runs that never ended."""
     now = time.time()
-    beside = glob.escape(os.path.abspath(warehouse))
+    beside = glob.escape(warehouse.spelled)
     for path in sorted([*glob.glob(glob.escape(folder) + "/**/*.tmp", recursive=True), *glob.glob(beside + ".*.tmp")]):
         age = now - os.path.getmtime(path)
         if age > _OLD and os.path.isfile(path):

@@ -4,8 +4,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.maintenance import compaction
+from tasks.warehouse.warehouse import Warehouse
 
 
 @task(cache_policy=NO_CACHE, task_run_name="compact {warehouse}", retries=1, retry_delay_seconds=60)
 def _compact(warehouse: str, keep_days: float) -> compaction.Compacted:
-    return compaction.compact(warehouse, keep_days)
+    return compaction.compact(Warehouse.at(warehouse), keep_days)

@@ -17,6 +17,7 @@ from tasks.maintenance.recount import LandedShard, Recount
 from tasks.parts.outcome import ShardOutcome, WorkKey
 from tasks.parts.part_files import list_parts, part_at_hand, part_path
 from tasks.warehouse.part_rows import shard_id
+from tasks.warehouse.warehouse import Warehouse
 
 Ids = tuple[str, str, str]
 
@@ -49,7 +50,7 @@ def not_landed(connection: duckdb.DuckDBPyConnection, folder: str) -> list[str]:
 
 
 def stray_parts(
-    warehouse: str, folder: str, listed: list[str], state: Recount
+    warehouse: Warehouse, folder: str, listed: list[str], state: Recount
 ) -> tuple[list[Stray], set[tuple[str, Ids | None]]]:
     """Every unknown part, those to land oldest first; and the shards, with and without ids, that landing them makes whole."""
     found, to_land, covered = [], [], set()

@@ -17,14 +17,13 @@ from tasks.maintenance.stray_parts import stray_parts
 from tasks.parts.outcome import ShardOutcome
 from tasks.parts.part_files import list_parts, part_at_hand, part_path
 from tasks.parts.store import exists
-from tasks.warehouse.address import parts_folder
-from tasks.warehouse.connect import connect, opened
 from tasks.warehouse.migrations import migrate, pending
 from tasks.warehouse.part_rows import from_part, shard_id
+from tasks.warehouse.warehouse import Warehouse
 
 
 def verify(
-    warehouse: str, repair: bool = False, progress: Callable[[int, int], None] = lambda done, shards: None
+    warehouse: Warehouse, repair: bool = False, progress: Callable[[int, int], None] = lambda done, shards: None
 ) -> list[Finding]:
     """Recounts every row, hashes every part and compares the two, shard by shard.
 
@@ -40,10 +39,10 @@ def verify(
     behind = _schema(warehouse, repair)
     if any(not finding.repaired for finding in behind):
         return behind
-    folder = parts_folder(warehouse)
+    folder = warehouse.parts
     # Listed first: what lands meanwhile is then known to the holdings.
     listed = list_parts(folder)
-    with connect(warehouse, read_only=True) as connection:
+    with warehouse.connect(read_only=True) as connection:
         state = holdings(connection)
     problems = [*_shards(warehouse, folder, state, progress), *_two_contents(warehouse, state)]
     stray, covered = stray_parts(warehouse, folder, listed, state)
@@ -53,20 +52,20 @@ def verify(
     return behind + [problem.settle(repair) for problem in problems]
 
 
-def _schema(warehouse: str, repair: bool) -> list[Finding]:
-    with opened(warehouse, read_only=True) as connection:
+def _schema(warehouse: Warehouse, repair: bool) -> list[Finding]:
+    with warehouse.connect(read_only=True, any_version=True) as connection:
         missing = pending(connection)
     if not missing:
         return []
 
     def mend() -> None:
-        with connect(warehouse) as connection:
+        with warehouse.connect() as connection:
             migrate(connection)
 
-    return [Problem("schema", warehouse, f"of an earlier version: it lacks {', '.join(missing)}", mend).settle(repair)]
+    return [Problem("schema", warehouse.spelled, f"of an earlier version: it lacks {', '.join(missing)}", mend).settle(repair)]
 
 
-def _shards(warehouse: str, folder: str, state: Recount, progress: Callable[[int, int], None]) -> Iterator[Problem]:
+def _shards(warehouse: Warehouse, folder: str, state: Recount, progress: Callable[[int, int], None]) -> Iterator[Problem]:
     """Each complete shard against its rows and its part."""
     bare = []
     with duckdb.connect() as reader:
@@ -89,7 +88,7 @@ def _shards(warehouse: str, folder: str, state: Recount, progress: Callable[[int
 
 
 def _shard(
-    warehouse: str, holding: LandedShard, path: str, reader: duckdb.DuckDBPyConnection, shared: bool
+    warehouse: Warehouse, holding: LandedShard, path: str, reader: duckdb.DuckDBPyConnection, shared: bool
 ) -> Iterator[Problem]:
     url = holding.shard.url
     outcome, damage, difference = _compared(holding, path, reader, shared)
@@ -177,7 +176,7 @@ def _difference(holding: LandedShard, outcome: ShardOutcome, reader: duckdb.Duck
     return None
 
 
-def _two_contents(warehouse: str, state: Recount) -> Iterator[Problem]:
+def _two_contents(warehouse: Warehouse, state: Recount) -> Iterator[Problem]:
     current: dict[tuple[str, tuple[str, str, str]], dict[str, LandedShard]] = {}
     for holding in state.complete:  # oldest first
         if not holding.superseded:

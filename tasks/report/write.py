@@ -12,8 +12,7 @@ from tasks.report.page import render
 from tasks.report.pictures import Pictures, limit_of, look, maps
 from tasks.scoring.loading import load_setup
 from tasks.scoring.scoring_setup import ScoringSetup
-from tasks.warehouse.address import report_folder, spelled
-from tasks.warehouse.connect import connect
+from tasks.warehouse.warehouse import Warehouse
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class NoEvidence:
 
 
 def write_report(
-    warehouse: str, title: str, storage_block: str | None, setup: ScoringSetup | NoEvidence, out: str | None = None
+    warehouse: Warehouse, title: str, storage_block: str | None, setup: ScoringSetup | NoEvidence, out: str | None = None
 ) -> str | None:
     """Writes the report on the promoted scorer and bank and gives its page's URL; None when no shard has come to an end.
 
@@ -35,7 +34,7 @@ def write_report(
     Raises:
         ArtifactError: ``out`` holds something that is not a report; nothing is written.
     """
-    out = out or report_folder(warehouse)
+    out = out or warehouse.report
     require_ours(out, storage_block)
     found = _gather(warehouse)
     if found is None:
@@ -48,7 +47,7 @@ def write_report(
 
 
 def load_evidence_setup(
-    warehouse: str, scorer: str | None, bank: str | None, device: str, storage_block: str | None
+    warehouse: Warehouse, scorer: str | None, bank: str | None, device: str, storage_block: str | None
 ) -> ScoringSetup | NoEvidence:
     """The promoted scorer and bank from where the registry says that they lie, or why they cannot be had.
 
@@ -56,7 +55,7 @@ def load_evidence_setup(
         scorer: in place of the one that the newest run with the promoted scorer names.
         bank: directory in place of the registry's.
     """
-    with connect(warehouse, read_only=True) as connection:
+    with warehouse.connect(read_only=True) as connection:
         known = facts.lineage(connection)
         if known is None:
             return NoEvidence("the warehouse has no scorer yet")
@@ -69,9 +68,9 @@ def load_evidence_setup(
         return NoEvidence(f"scorer or bank cannot be loaded: {error}")
 
 
-def _gather(warehouse: str) -> dict[str, Any] | None:
+def _gather(warehouse: Warehouse) -> dict[str, Any] | None:
     """Everything that the warehouse says, in one visit; it is not held open while pictures are read."""
-    with connect(warehouse, read_only=True) as connection:
+    with warehouse.connect(read_only=True) as connection:
         known = facts.lineage(connection)
         if known is None or not selection.rows(connection, "SELECT 1 FROM accounting LIMIT 1"):
             return None
@@ -88,7 +87,7 @@ def _gather(warehouse: str) -> dict[str, Any] | None:
         chosen = list(dict.fromkeys(identity for each in galleries for identity in each["ids"]))
         images = selection.details(connection, chosen, sources, line)
         return {
-            "warehouse": spelled(warehouse),
+            "warehouse": warehouse.spelled,
             "lineage": known,
             "runs": facts.runs(connection, {row["run_id"] for row in images.values()}),
             "bank_sources": facts.bank_sources(connection),

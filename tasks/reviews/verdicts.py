@@ -14,10 +14,9 @@ from mdmf_core.digests import sha256_hex
 from mdmf_core.errors import MdmfError
 from tasks.reviews.csv_files import Review, cell, parse, refuse
 from tasks.storage.checked_reads import read_bytes
-from tasks.warehouse.address import spelled
 from tasks.warehouse.commits import commit
-from tasks.warehouse.connect import connect, warehouse_exists
 from tasks.warehouse.migrations import migrate
+from tasks.warehouse.warehouse import Warehouse
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class _Image:
     shard_url: str
 
 
-def import_reviews(warehouse: str, path: str, reviewer: str | None = None) -> Imported:
+def import_reviews(warehouse: Warehouse, path: str, reviewer: str | None = None) -> Imported:
     """Enters the verdicts of a CSV file, all or none. The same file again changes nothing.
 
     Args:
@@ -48,12 +47,12 @@ def import_reviews(warehouse: str, path: str, reviewer: str | None = None) -> Im
     Raises:
         MdmfError: a file that cannot be read or used, an image that the warehouse lacks, two verdicts on one image.
     """
-    if not warehouse_exists(warehouse):
-        raise MdmfError(f"no warehouse at {spelled(warehouse)}")
+    if not warehouse.exists():
+        raise MdmfError(f"no warehouse at {warehouse.spelled}")
     data, now = read_bytes(path), datetime.now(UTC)
     try:
         found, blank = parse(data.decode(), reviewer, now)
-        with connect(warehouse) as connection:
+        with warehouse.connect() as connection:
             migrate(connection)
             new = commit(connection, partial(_enter, connection, found, sha256_hex(data), now))
     except ValueError as error:  # UnicodeDecodeError is one
@@ -147,9 +146,9 @@ def _is_known(review: Review, said: _Said, file_sha256: str) -> bool:
     return any(file == file_sha256 for *_, file in said) or bool(said and said[-1][:2] == (review.verdict, review.reason))
 
 
-def next_to_review(warehouse: str, budget: float, n: int) -> list[dict[str, Any]]:
+def next_to_review(warehouse: Warehouse, budget: float, n: int) -> list[dict[str, Any]]:
     """The next n flagged images of the review order that nobody has looked at."""
-    with connect(warehouse, read_only=True) as connection:
+    with warehouse.connect(read_only=True) as connection:
         rows = connection.execute("SELECT * FROM review_sample(?, ?)", [budget, n]).fetchall()
         names = [column[0] for column in connection.description or []]
     return [dict(zip(names, row, strict=True)) for row in rows]

@@ -9,8 +9,8 @@ import pyarrow as pa
 from mdmf_core.records import Shard
 from tasks.parts.outcome import Work, WorkKey
 from tasks.parts.plans import batched
-from tasks.warehouse.connect import connect
 from tasks.warehouse.migrations import migrate
+from tasks.warehouse.warehouse import Warehouse
 
 _BATCH = 20_000  # shards of a listing that are compared with the warehouse at once
 
@@ -25,13 +25,13 @@ class Tally:
     to_do: int = 0
 
 
-def left_to_do(warehouse: str, shards: Iterable[Shard], key: WorkKey, most: int | None, tally: Tally) -> Iterator[Work]:
+def left_to_do(warehouse: Warehouse, shards: Iterable[Shard], key: WorkKey, most: int | None, tally: Tally) -> Iterator[Work]:
     """Of a listing, however long, what is left to do, ``most`` shards of it; everything is counted.
 
     The warehouse, which is made or brought up to date, is open for a moment per batch only.
     """
     for number, batch in enumerate(batched(shards, _BATCH)):
-        with connect(warehouse, read_only=number > 0) as connection:
+        with warehouse.connect(read_only=number > 0) as connection:
             if number == 0:
                 migrate(connection)
             work, aside = still_to_do(connection, batch, key)

@@ -12,9 +12,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
 from tasks.parts.leases import dead_owners, forget, live_runs, run_of
-from tasks.warehouse.address import leases_folder
 from tasks.warehouse.commits import commit
-from tasks.warehouse.connect import connect, warehouse_exists
+from tasks.warehouse.warehouse import Warehouse
 
 _MESSAGE = "its process ended without a word; what it finished is kept, the next run does the rest"
 
@@ -27,20 +26,20 @@ class Reaped:
     source: str | None
 
 
-def reap(warehouse: str) -> list[Reaped]:
+def reap(warehouse: Warehouse) -> list[Reaped]:
     """Closes the rows of dead runs as ``crashed``; the runs, until their owners are forgotten.
 
     Calling it again, or twice at once, changes nothing more.
     """
-    folder = leases_folder(warehouse)
+    folder = warehouse.leases
     # An owner registers before its row is written and goes after its row is closed, so rows are read before owners.
-    with connect(warehouse, read_only=True) as connection:
+    with warehouse.connect(read_only=True) as connection:
         running = [run for (run,) in connection.execute("SELECT run_id::VARCHAR FROM runs WHERE state = 'running'").fetchall()]
     dead, alive = dead_owners(folder), live_runs(folder)
     silent = [run for run in running if run not in alive]
     reaped = []
     if silent:
-        with connect(warehouse) as connection:
+        with warehouse.connect() as connection:
             rows = commit(connection, partial(_close, connection, silent))
         reaped = [Reaped(run, source) for run, source in rows]
     known = {run.run_id for run in reaped} | alive
@@ -58,9 +57,9 @@ def _close(connection: duckdb.DuckDBPyConnection, silent: list[str]) -> list[tup
     return rows
 
 
-def forget_dead(warehouse: str, runs: list[Reaped]) -> None:
+def forget_dead(warehouse: Warehouse, runs: list[Reaped]) -> None:
     """Removes the owners of dead runs, once everybody who must know of them does."""
-    folder, gone = leases_folder(warehouse), {run.run_id for run in runs}
+    folder, gone = warehouse.leases, {run.run_id for run in runs}
     for owner in dead_owners(folder):
         if run_of(owner) in gone:
             forget(folder, owner)
@@ -69,7 +68,8 @@ def forget_dead(warehouse: str, runs: list[Reaped]) -> None:
 @task(cache_policy=NO_CACHE, task_run_name="find dead runs")
 def reap_runs(warehouse: str) -> list[Reaped]:
     """Closes the rows of dead runs; none when there is no warehouse yet."""
-    return reap(warehouse) if warehouse_exists(warehouse) else []
+    there = Warehouse.at(warehouse)
+    return reap(there) if there.exists() else []
 
 
 @task(cache_policy=NO_CACHE, task_run_name="mark {run.run_id}", retries=2, retry_delay_seconds=5)
@@ -89,4 +89,4 @@ def mark_crashed(run: Reaped) -> None:
 @task(cache_policy=NO_CACHE, task_run_name="forget dead runs")
 def forget_runs(warehouse: str, runs: list[Reaped]) -> None:
     """Removes what dead runs left, now that everybody knows."""
-    forget_dead(warehouse, runs)
+    forget_dead(Warehouse.at(warehouse), runs)

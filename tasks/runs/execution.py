@@ -22,7 +22,6 @@ from tasks.runs import artifacts, names, steps
 from tasks.runs.engines import Engine, started
 from tasks.runs.settings import CurateSettings
 from tasks.runs.steps import Plan
-from tasks.warehouse.address import leases_folder
 
 _OUTSTANDING = 256  # groups that are submitted and not landed: more than the workers of one run; a server stands 500
 
@@ -59,7 +58,7 @@ def carry_out(
         MdmfError: a group or a shard failed for a reason that is not the shard's own, or no shard could be scored.
     """
     run_id = str(runtime.flow_run.id or uuid.uuid4())
-    with owner(leases_folder(settings.warehouse), run_id) as name:
+    with owner(settings.where.leases, run_id) as name:
         plan = make_plan(run_id)
         with run_closed(settings, run_id) as ending:
             names.label_run(settings.scorer, settings.bank, plan.to_do, plan.shards)

@@ -16,10 +16,9 @@ from tasks.runs.records import RunRecord, finish_run, start_run
 from tasks.scoring.loading import device_label, load_setup, resolve_bank
 from tasks.scoring.rescore import plan_rescore, rescore_shard
 from tasks.scoring.scoring_setup import ScoringSetup
-from tasks.warehouse.address import leases_folder, parts_folder
-from tasks.warehouse.connect import connect
 from tasks.warehouse.landing import land
 from tasks.warehouse.migrations import migrate
+from tasks.warehouse.warehouse import Warehouse
 
 
 class RescoreSettings(BaseModel):
@@ -33,8 +32,12 @@ class RescoreSettings(BaseModel):
     device: str
     storage_block: str | None
 
+    @property
+    def where(self) -> Warehouse:
+        return Warehouse.at(self.warehouse)
+
     def setup(self) -> ScoringSetup:
-        bank, calibration = resolve_bank(self.warehouse, self.scorer, self.bank, self.calibration)
+        bank, calibration = resolve_bank(self.where, self.scorer, self.bank, self.calibration)
         return load_setup(self.scorer, bank, self.device, 256, 0, self.storage_block, calibration)
 
 
@@ -52,8 +55,8 @@ class Rescored(BaseModel):
 @task(cache_policy=NO_CACHE, task_run_name="rescore with {settings.bank}")
 def rescore(settings: RescoreSettings, run_id: str, owner: str) -> Rescored:
     """Scores every shard with kept signatures under the bank, landing each as it is done."""
-    logger, setup, folder = get_run_logger(), settings.setup(), parts_folder(settings.warehouse)
-    plan = plan_rescore(settings.warehouse, folder, setup)
+    logger, setup, folder = get_run_logger(), settings.setup(), settings.where.parts
+    plan = plan_rescore(settings.where, folder, setup)
     run = RunRecord(
         run_id,
         "rescore",
@@ -63,11 +66,11 @@ def rescore(settings: RescoreSettings, run_id: str, owner: str) -> Rescored:
         socket.gethostname(),
         device_label(setup.scorer),
     )
-    with connect(settings.warehouse) as connection:
+    with settings.where.connect() as connection:
         migrate(connection)
         promoted = start_run(connection, run, setup, settings.promote)
     started, shards, images, failure = time.monotonic(), 0, 0, None
-    leases = leases_folder(settings.warehouse)
+    leases = settings.where.leases
     try:
         for number, (work, old) in enumerate(plan.shards, start=1):
             url = work.shard.url
@@ -76,7 +79,7 @@ def rescore(settings: RescoreSettings, run_id: str, owner: str) -> Rescored:
                 logger.warning("%s: run %s is at it under this bank; left to it", url, lease.run_id)
                 continue
             outcome = replace(rescore_shard(work.shard, old, setup, folder, run_id), generation=lease.generation)
-            for overtaken in land(settings.warehouse, [outcome], setup.key):
+            for overtaken in land(settings.where, [outcome], setup.key):
                 logger.warning("%s: another run took it over and landed it; its rows stay", overtaken)
             release(leases, lease.shard, lease.generation)
             shards, images = shards + 1, images + outcome.scored
@@ -85,7 +88,7 @@ def rescore(settings: RescoreSettings, run_id: str, owner: str) -> Rescored:
         failure = f"{type(error).__name__}: {error}"
         raise
     finally:
-        with connect(settings.warehouse) as connection:
+        with settings.where.connect() as connection:
             finish_run(connection, run_id, "failed" if failure else "completed", failure)
     return Rescored(
         shards=shards, images=images, seconds=time.monotonic() - started, already_complete=plan.complete,

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 from tasks.runs.engines import Engine, absolute
 from tasks.scoring.loading import load_setup, resolve_bank
 from tasks.scoring.scoring_setup import ScoringSetup
-from tasks.warehouse.address import spelled
+from tasks.warehouse.warehouse import Warehouse
 
 
 class CurateSettings(BaseModel):
@@ -30,6 +30,10 @@ class CurateSettings(BaseModel):
     promote: bool
     engine: Engine = Engine()
 
+    @property
+    def where(self) -> Warehouse:
+        return Warehouse.at(self.warehouse)
+
     def setup(self) -> ScoringSetup:
         return load_setup(
             self.scorer, self.bank, self.device, self.batch_images, self.decode_threads, self.storage_block, self.calibration,
@@ -41,9 +45,9 @@ class CurateSettings(BaseModel):
 
         For workers elsewhere, paths are absolute.
         """
-        bank, calibration = resolve_bank(self.warehouse, self.scorer, self.bank, self.calibration)
+        bank, calibration = resolve_bank(self.where, self.scorer, self.bank, self.calibration)
         scorer, warehouse = self.scorer, self.warehouse
         if self.engine.elsewhere:
             scorer, bank, calibration = absolute(scorer), absolute(bank), calibration and absolute(calibration)
-            warehouse = spelled(warehouse)
+            warehouse = self.where.spelled
         return self.model_copy(update={"warehouse": warehouse, "scorer": scorer, "bank": bank, "calibration": calibration})

@@ -30,8 +30,6 @@ from tasks.scoring.progress import progress_log
 from tasks.scoring.prometheus import count_shard
 from tasks.scoring.scoring_setup import ScoringSetup
 from tasks.scoring.stage_clock import Stages
-from tasks.warehouse.address import leases_folder, parts_folder
-from tasks.warehouse.connect import connect
 from tasks.warehouse.landing import land
 from tasks.warehouse.migrations import migrate
 
@@ -53,7 +51,7 @@ def plan(settings: CurateSettings, run_id: str) -> Plan:
     """Lists the source, writes the plan of what is left to do and opens the run in the warehouse."""
     setup, tally = settings.setup(), Tally()
     shards = iter_shards(settings.source, settings.images_per_slice, settings.storage_block)
-    work = left_to_do(settings.warehouse, shards, setup.key, settings.max_shards, tally)
+    work = left_to_do(settings.where, shards, setup.key, settings.max_shards, tally)
     found = opened(settings, "curate", setup, run_id, work, tally)
     get_run_logger().info(
         "%d shards at %s, %d to do in %d groups, %d set aside; %s on %s",
@@ -68,7 +66,7 @@ def plan_retry(settings: CurateSettings, reasons: tuple[str, ...], force: bool, 
     """The same for what was excluded, deferred or set aside for these reasons."""
     setup = settings.setup()
     require_retryable(reasons, force)
-    with connect(settings.warehouse) as connection:
+    with settings.where.connect() as connection:
         migrate(connection)
         found, cut_sizes = waiting_for_retry(connection, setup.key, reasons), cuts(connection)
     work, missing = work_again(found, reasons, cut_sizes, settings.storage_block)
@@ -79,11 +77,11 @@ def plan_retry(settings: CurateSettings, reasons: tuple[str, ...], force: bool, 
 
 def opened(settings: CurateSettings, flow: str, setup: ScoringSetup, run_id: str, work: Iterable[Work], tally: Tally) -> Plan:
     """Writes the plan, and the run's row last: what fails before leaves none that nobody would close."""
-    path = os.path.join(parts_folder(settings.warehouse), "plans", f"{run_id}.parquet")
+    path = os.path.join(settings.where.parts, "plans", f"{run_id}.parquet")
     groups = write_plan(path, work, settings.shards_per_task)
     host, device = socket.gethostname(), settings.engine.label(device_label(setup.scorer))
     run = RunRecord(run_id, flow, settings.source, settings.model_dump(), version("mdmf"), host, device)
-    with connect(settings.warehouse) as connection:
+    with settings.where.connect() as connection:
         promoted = start_run(connection, run, setup, settings.promote)
     return Plan(path=path, groups=groups, promoted=promoted, **asdict(tally))
 
@@ -93,7 +91,7 @@ def score_group(settings: CurateSettings, plan_path: str, group: int, owner: str
     """Scores the shards of one group into parts, each under its lease."""
     settings.engine.take_share()
     logger, setup = get_run_logger(), settings.setup()
-    parts, leases = parts_folder(settings.warehouse), leases_folder(settings.warehouse)
+    parts, leases = settings.where.parts, settings.where.leases
     started = time.monotonic()
     outcomes = [
         score_under_lease(work, setup, parts, leases, owner, settings.storage_block, progress_log(short_source(work.shard.url)))
@@ -126,24 +124,24 @@ def land_group(settings: CurateSettings, outcomes: list[ShardOutcome]) -> dict[s
     """Commits the outcomes of one group, and gives their leases back; what landing cost."""
     key, stages = settings.setup().key, Stages()
     with stages.timed("land", sum(outcome.members for outcome in outcomes)):
-        overtaken = land(settings.warehouse, outcomes, key)
+        overtaken = land(settings.where, outcomes, key)
     cost = stages.snapshot().stages["land"]
     get_run_logger().info("landed %d rows in %.2f s, %.0f rows/s", cost.items, cost.seconds, cost.rate or 0)
     for url in overtaken:
         get_run_logger().warning("%s: another run took it over and landed it; its rows stay", url)
     for outcome in outcomes:
-        release(leases_folder(settings.warehouse), work_name(outcome.url, key), outcome.generation)
+        release(settings.where.leases, work_name(outcome.url, key), outcome.generation)
     return replace(stages.snapshot(), wall=0.0).record()  # it runs beside the scoring of the next group
 
 
 @task(cache_policy=NO_CACHE, task_run_name="report")
 def report(settings: CurateSettings) -> str | None:
     """Writes the report folder; its page."""
-    return write_report(settings.warehouse, settings.source, settings.storage_block, settings.setup())
+    return write_report(settings.where, settings.source, settings.storage_block, settings.setup())
 
 
 @task(cache_policy=NO_CACHE, task_run_name="close run")
 def close_run(settings: CurateSettings, run_id: str, failures: list[str], costs: dict[str, Any]) -> None:
     """Writes how the run ended, and what its stages cost."""
-    with connect(settings.warehouse) as connection:
+    with settings.where.connect() as connection:
         finish_run(connection, run_id, "failed" if failures else "completed", "; ".join(failures)[:2000] or None, costs)

@@ -17,9 +17,9 @@ from mdmf_core.scoring.scorer_files import backbone_scorer, choose_device, compi
 from tasks.scoring.cpu_threads import keep_freed_memory
 from tasks.scoring.scoring_setup import ScoringSetup, sizes
 from tasks.storage.checked_reads import read_bytes
-from tasks.warehouse.connect import connect, warehouse_exists
 from tasks.warehouse.migrations import migrate
 from tasks.warehouse.registry import find
+from tasks.warehouse.warehouse import Warehouse
 
 DEFAULT = "default"
 
@@ -77,7 +77,7 @@ def load_bank(reference: str, calibration_url: str | None = None, storage_block:
     return bank, calibration
 
 
-def resolve_bank(warehouse: str, scorer: str, bank: str, calibration: str | None) -> tuple[str, str | None]:
+def resolve_bank(warehouse: Warehouse, scorer: str, bank: str, calibration: str | None) -> tuple[str, str | None]:
     """Where the bank and the calibration lie that the references mean; None = the calibration in the bank's directory.
 
     Args:
@@ -95,11 +95,11 @@ def resolve_bank(warehouse: str, scorer: str, bank: str, calibration: str | None
             )
         return own_bank(scorer) if bank == DEFAULT else bank, calibration
     number = int(calibration) if calibration is not None and calibration.isdigit() else None
-    if not warehouse_exists(warehouse):
+    if not warehouse.exists():
         raise ArtifactError(
-            f"no bank {bank!r}: it is no folder, and there is no warehouse at {warehouse} whose registry knows it"
+            f"no bank {bank!r}: it is no folder, and there is no warehouse at {warehouse.spelled} whose registry knows it"
         )
-    with connect(warehouse) as connection:
+    with warehouse.connect() as connection:
         migrate(connection)
         entry = find(connection, bank, number)
     if entry.url is None:

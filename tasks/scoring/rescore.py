@@ -15,8 +15,8 @@ from tasks.parts.part_files import finished_part, part_path, part_writer, read_p
 from tasks.parts.signatures import read_signatures, signatures_path
 from tasks.parts.store import exists, near
 from tasks.scoring.scoring_setup import ScoringSetup
-from tasks.warehouse.connect import connect
 from tasks.warehouse.landing import generations
+from tasks.warehouse.warehouse import Warehouse
 
 _BATCH = 256  # images
 
@@ -30,10 +30,10 @@ class RescorePlan:
     without_signatures: int
 
 
-def plan_rescore(warehouse: str, folder: str, setup: ScoringSetup) -> RescorePlan:
+def plan_rescore(warehouse: Warehouse, folder: str, setup: ScoringSetup) -> RescorePlan:
     """Every shard of the scorer that is complete under some bank, not yet under this one, and whose signatures were kept."""
     scorer, bank, calibration = setup.key.ids
-    with connect(warehouse, read_only=True) as connection:
+    with warehouse.connect(read_only=True) as connection:
         rows = connection.execute(
             "SELECT sh.url, sh.kind, sh.size_bytes, sh.fingerprint, s.digest, b.digest, c.digest, "
             "bool_or(sh.bank_id = ? AND sh.calibration_id = ?) "

@@ -28,9 +28,9 @@ from tasks.scoring.scoring_setup import ScoringSetup
 from tasks.scoring.shard import Batch, rows_of
 from tasks.scoring.stage_clock import Stages
 from tasks.scoring.stage_threads import in_order
-from tasks.warehouse.connect import connect
 from tasks.warehouse.landing import land
 from tasks.warehouse.migrations import migrate
+from tasks.warehouse.warehouse import Warehouse
 
 _IMAGES = 200  # that are read and decoded
 _SHARDS, _ROWS = 3, 10_000  # that are landed, and rows of each
@@ -121,8 +121,8 @@ def _landed(rows: Sequence[dict[str, Any]], setup: ScoringSetup) -> float:
     """Rows per second of landing one shard after another into a new warehouse."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        warehouse = str(folder / "w.duckdb")
-        with connect(warehouse) as connection:
+        warehouse = Warehouse.at(str(folder / "w.duckdb"))
+        with warehouse.connect() as connection:
             migrate(connection)
         ready = [_part(folder, number, rows) for number in range(_SHARDS)]
         started = time.perf_counter()

@@ -78,23 +78,3 @@ def _refuse_password(warehouse: str) -> None:
             "by ~/.pgpass"
         )
     refuse_credentials(warehouse.rpartition(_DATA)[2])
-
-
-def parts_folder(warehouse: str) -> str:
-    """Where the parts and plans of a warehouse lie: beside its file, or beside a lake's data, so perhaps ``s3://...``."""
-    return address(warehouse).beside(".parts")
-
-
-def leases_folder(warehouse: str) -> str:
-    """Where runs say what they are at work on."""
-    return os.path.join(parts_folder(warehouse), "leases")
-
-
-def report_folder(warehouse: str) -> str:
-    """Where its report lies if no other place is named."""
-    return address(warehouse).beside(".report")
-
-
-def spelled(warehouse: str) -> str:
-    """The one spelling of where it is: with absolute paths."""
-    return address(warehouse).name

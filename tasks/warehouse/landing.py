@@ -13,9 +13,9 @@ from tasks.parts.outcome import ShardOutcome, WorkKey
 from tasks.parts.part_files import at_hand
 from tasks.warehouse.attach import is_lake
 from tasks.warehouse.commits import Note, commit
-from tasks.warehouse.connect import LANDING_PATIENCE, connect
 from tasks.warehouse.landing_in_bulk import fresh, land_fresh
 from tasks.warehouse.part_rows import from_part, shard_id
+from tasks.warehouse.warehouse import LANDING_PATIENCE, Warehouse
 
 
 def generations(connection: duckdb.DuckDBPyConnection, key: WorkKey) -> dict[str, int]:
@@ -29,7 +29,7 @@ def generations(connection: duckdb.DuckDBPyConnection, key: WorkKey) -> dict[str
     )
 
 
-def land(warehouse: str, outcomes: list[ShardOutcome], key: WorkKey, patience: float = LANDING_PATIENCE) -> list[str]:
+def land(warehouse: Warehouse, outcomes: list[ShardOutcome], key: WorkKey, patience: float = LANDING_PATIENCE) -> list[str]:
     """Lands each outcome in a transaction of its own; landing the same ones again changes nothing.
 
     A lake takes all of them in one: each of its transactions makes files, and no two of them overlap.
@@ -51,7 +51,7 @@ def land(warehouse: str, outcomes: list[ShardOutcome], key: WorkKey, patience: f
                     waiting.append(stack.enter_context(at_hand(outcome)))
             except PartDamaged as error:
                 refused.append(str(error))
-        connection = stack.enter_context(connect(warehouse, patience=patience))  # last: others wait for it, not for a store
+        connection = stack.enter_context(warehouse.connect(patience=patience))  # last: others wait for it, not for a store
         together = [waiting] if is_lake(connection) and waiting else [[outcome] for outcome in waiting]
         for group in together:
             for found in _landed(connection, group, key.ids, patience):

@@ -11,9 +11,9 @@ from mdmf_core.errors import WarehouseError
 from tasks.parts.part_files import read_part
 from tasks.parts.store import store_of
 from tasks.storage.filesystems import open_storage
-from tasks.warehouse.address import parts_folder
 from tasks.warehouse.attach import quoted
 from tasks.warehouse.questions import frame
+from tasks.warehouse.warehouse import Warehouse
 
 _ACCOUNTING = """
 CREATE TABLE accounting AS
@@ -34,7 +34,7 @@ CREATE VIEW excluded AS
 
 
 @contextmanager
-def connect_parts(warehouse: str) -> Iterator[duckdb.DuckDBPyConnection]:
+def connect_parts(warehouse: Warehouse) -> Iterator[duckdb.DuckDBPyConnection]:
     """Opens a database in memory with the views `scored`, `excluded` and `accounting` over what the newest run has finished.
 
     The warehouse itself is not opened, so this neither waits for a commit nor holds one up. Shards of the run that are
@@ -43,7 +43,7 @@ def connect_parts(warehouse: str) -> Iterator[duckdb.DuckDBPyConnection]:
     Raises:
         WarehouseError: there are no parts.
     """
-    folder = os.path.join(parts_folder(warehouse), "scores")
+    folder = os.path.join(warehouse.parts, "scores")
     found = [entry for entry in store_of(folder).entries(folder) if entry.path.endswith(".parquet")]
     if not found:
         raise WarehouseError(f"no finished parts in {folder}; ask the warehouse itself")
@@ -58,7 +58,7 @@ def connect_parts(warehouse: str) -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
-def query_parts(warehouse: str, sql: str) -> pd.DataFrame:
+def query_parts(warehouse: Warehouse, sql: str) -> pd.DataFrame:
     """The result of one query on the parts as a frame."""
     with connect_parts(warehouse) as connection:
         return frame(connection, sql)

@@ -7,15 +7,15 @@ import duckdb
 import pandas as pd
 
 from mdmf_core.errors import MdmfError
-from tasks.warehouse.connect import connect
+from tasks.warehouse.warehouse import Warehouse
 
 # What a question may be. ATTACH could open the file a second time, for writing.
 _QUESTIONS = ("SELECT", "MULTI", "COPY", "EXPLAIN")  # MULTI: a PIVOT
 
 
-def query(warehouse: str, sql: str, parameters: list[Any] | None = None, as_of: str | None = None) -> pd.DataFrame:
+def query(warehouse: Warehouse, sql: str, parameters: list[Any] | None = None, as_of: str | None = None) -> pd.DataFrame:
     """The result of one read-only query as a frame."""
-    with connect(warehouse, read_only=True, as_of=as_of) as connection:
+    with warehouse.connect(read_only=True, as_of=as_of) as connection:
         return frame(connection, sql, parameters)
 
 

@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from tasks.report.write import write_report
 from tasks.scoring.loading import load_setup
+from tasks.warehouse.warehouse import Warehouse
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def corpus(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     setup = load_setup("default", "default", "cpu", 16, 1, None)
     source = f"{folder}/{{alpha/00000,beta/b,samples/00000}}.tar"
     warehouse = landed(folder / "w.duckdb", source, setup)
-    page = write_report(warehouse, "three sources", None, setup, str(folder / "report"))
+    page = write_report(Warehouse.at(warehouse), "three sources", None, setup, str(folder / "report"))
     return Path(page).parent, Path(warehouse)
 
 

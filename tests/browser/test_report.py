@@ -10,8 +10,9 @@ import pytest
 from browsing import ARTIFACTS, HOSTILE, cards, url_of
 from playwright.sync_api import expect
 
+from mdmf import to_pandas as query
 from tasks.report.write import NoEvidence, write_report
-from tasks.warehouse.questions import query
+from tasks.warehouse.warehouse import Warehouse
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -212,7 +213,10 @@ def test_the_theme_can_be_switched_and_is_remembered(corpus, opened):
 
 
 def test_a_report_without_scorer_says_so_in_place_of_the_maps(corpus, opened, tmp_path):
-    page = opened("file://" + write_report(str(corpus[1]), "t", None, NoEvidence("the bank is gone"), str(tmp_path / "report")))
+    page = opened(
+        "file://"
+        + write_report(Warehouse.at(str(corpus[1])), "t", None, NoEvidence("the bank is gone"), str(tmp_path / "report"))
+    )
     expect(page.locator(".notice").first).to_contain_text("the bank is gone")
     page.locator("#generated .open").first.click()
     expect(page.locator("#missing")).to_contain_text("No evidence map: the bank is gone")

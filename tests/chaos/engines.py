@@ -25,7 +25,7 @@ from run import _scorer, _write
 from flows.curate import curate
 from mdmf_cli.local_prefect import LocalPrefect, local_prefect
 from tasks.parts.leases import dead_owners
-from tasks.warehouse.address import leases_folder
+from tasks.warehouse.warehouse import Warehouse
 
 _SHARDS, _IMAGES, _KILLS = 8, 6, 3
 _POOL = "process pool, children of curate-corpus"
@@ -100,7 +100,7 @@ def _judged(warehouse: str) -> Iterator[tuple[list[int], list[float]]]:
     """Kills workers while the block runs; it says what was wasted, and this how long it took."""
     found: list[float] = []
     began = time.monotonic()
-    with killing_workers(leases_folder(warehouse), _KILLS) as killed:
+    with killing_workers(Warehouse.at(warehouse).leases, _KILLS) as killed:
         yield killed, found
     found.append(time.monotonic() - began)
 
@@ -108,7 +108,7 @@ def _judged(warehouse: str) -> Iterator[tuple[list[int], list[float]]]:
 def _mortal(warehouse: str, alone: str, killed: list[int], found: list[float]) -> Mortal:
     digest, members, twice = look(warehouse)
     expected, all_members, _ = look(alone)
-    leases = leases_folder(warehouse)
+    leases = Warehouse.at(warehouse).leases
     left = len(os.listdir(os.path.join(leases, "held"))) + len(dead_owners(leases))
     return Mortal(len(killed), all_members - members, twice, digest == expected, left, *found)
 

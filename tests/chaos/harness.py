@@ -16,8 +16,7 @@ from fabricate import encoded, write_shard
 from victim import NEVER, curate
 
 from tasks.maintenance.content_digest import content_digest
-from tasks.warehouse.address import leases_folder
-from tasks.warehouse.connect import connect
+from tasks.warehouse.warehouse import Warehouse
 
 
 @dataclass
@@ -101,7 +100,7 @@ class Chaos:
     def at_work(self, name: str) -> tuple[str, ForkServerProcess]:
         """A run that holds a lease."""
         warehouse, process = self.start(name)
-        held = Path(leases_folder(warehouse)) / "held"
+        held = Path(Warehouse.at(warehouse).leases) / "held"
         while not (held.is_dir() and any(held.iterdir())):
             if not process.is_alive():
                 raise RuntimeError(f"{name} ended before it held a lease")
@@ -174,7 +173,7 @@ def peak_mb(warehouse: str) -> float:
 
 def look(warehouse: str) -> tuple[str, int, int]:
     """(content digest, members with a verdict, members with more than one)."""
-    with connect(warehouse, read_only=True) as connection:
+    with Warehouse.at(warehouse).connect(read_only=True) as connection:
         members, twice = connection.execute(
             "SELECT count(DISTINCT (url, key))::INT, (count(*) - count(DISTINCT (url, key)))::INT FROM ("
             "SELECT sh.url, i.key FROM scores JOIN images i USING (image_id, shard_id) JOIN shards sh USING (shard_id) "

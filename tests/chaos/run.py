@@ -23,7 +23,7 @@ from worker import kill_worker_and_run
 from mdmf_cli.local_prefect import LocalPrefect, local_prefect
 from tasks.banks.build import build
 from tasks.scoring.loading import load_scorer
-from tasks.warehouse.connect import connect
+from tasks.warehouse.warehouse import Warehouse
 
 BEGIN, END = "<!-- made by make chaos -->", "<!-- end -->"
 _RACES, _KILLED_WORKERS, _BROKEN_RUNS = 5, 3, 5
@@ -146,7 +146,7 @@ def _corpus_row(chaos: Chaos) -> str:
     warehouse = chaos.run("corpus-run", source=source)
     seconds = time.monotonic() - started
     _, members, twice = look(warehouse)
-    with connect(warehouse, read_only=True) as connection:
+    with Warehouse.at(warehouse).connect(read_only=True) as connection:
         scored, excluded = connection.execute("SELECT scored, excluded FROM accounting").fetchall()[0]
     name = f"a shard of {len(files)} damaged and hostile images: {scored} scored, {excluded} excluded with a reason"
     return _cells(name, 1, 1, len(files) - members, twice, "", f"{peak_mb(warehouse):.0f}", f"{seconds:.1f}")
@@ -163,7 +163,7 @@ def _peer_rows(chaos: Chaos) -> list[str]:
     shards[-1].write_bytes(shards[-1].read_bytes()[: shards[-1].stat().st_size // 2])
     members = 5 * 20 + len(bad)
     warehouse = chaos.run("peer-run", source=source)
-    with connect(warehouse, read_only=True) as connection:
+    with Warehouse.at(warehouse).connect(read_only=True) as connection:
         known = connection.execute("SELECT sum(members)::INT FROM accounting").fetchall()[0][0]
         deferred = connection.execute("SELECT count(*) FROM accounting WHERE state = 'deferred'").fetchall()[0][0]
     rows = [

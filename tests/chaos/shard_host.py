@@ -11,8 +11,8 @@ from tasks.runs.backlog import still_to_do
 from tasks.runs.leased_shard import score_under_lease
 from tasks.scoring.loading import load_setup
 from tasks.scoring.scoring_setup import ScoringSetup
-from tasks.warehouse.connect import connect
 from tasks.warehouse.landing import generations, land
+from tasks.warehouse.warehouse import Warehouse
 
 EXPIRY = 3.0  # seconds, so that a test need not wait for a minute
 
@@ -20,10 +20,10 @@ EXPIRY = 3.0  # seconds, so that a test need not wait for a minute
 def one_round(warehouse: str, parts: str, source: str, setup: ScoringSetup, name: str) -> bool:
     """Does what nobody else is at; whether everything is complete."""
     shards = list_shards(source, 1000)
-    with connect(warehouse) as connection:
+    with Warehouse.at(warehouse).connect() as connection:
         waiting, _ = still_to_do(connection, shards, setup.key)
     for work in waiting:
-        with connect(warehouse) as connection:
+        with Warehouse.at(warehouse).connect() as connection:
             floor = generations(connection, setup.key).get(work.shard.url, 0)
         print("at", work.shard.url, flush=True)
         outcome = score_under_lease(
@@ -37,7 +37,7 @@ def one_round(warehouse: str, parts: str, source: str, setup: ScoringSetup, name
         )
         if outcome.state == "elsewhere":
             continue
-        land(warehouse, [outcome], setup.key)
+        land(Warehouse.at(warehouse), [outcome], setup.key)
         release(f"{parts}/leases", work_name(work.shard.url, setup.key), outcome.generation)
         print("landed", work.shard.url, outcome.generation, flush=True)
     return not waiting

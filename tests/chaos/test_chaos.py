@@ -14,10 +14,10 @@ from prefect import get_client
 from prefect.settings import PREFECT_API_URL
 
 from flows.reaper import reaper
+from mdmf import to_pandas as query
 from tasks.parts.leases import dead_owners
 from tasks.runs.dead_runs import reap
-from tasks.warehouse.address import leases_folder
-from tasks.warehouse.questions import query
+from tasks.warehouse.warehouse import Warehouse
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_the_reaper_closes_what_a_killed_run_left_open(chaos):
         assert reaper(warehouse) == []
     found = query(warehouse, "SELECT state, finished_at IS NOT NULL AS ended, message FROM runs").iloc[0]
     assert (found["state"], found["ended"]) == ("crashed", True)
-    assert dead_owners(leases_folder(warehouse)) == []
+    assert dead_owners(Warehouse.at(warehouse).leases) == []
     assert chaos.judged("reaped", warehouse, died=True).same
 
 
@@ -91,7 +91,7 @@ def test_the_reaper_leaves_a_living_run_alone(chaos):
     warehouse, process = chaos.at_work("living")
     os.kill(process.pid, signal.SIGSTOP)
     try:
-        assert reap(warehouse) == []
+        assert reap(Warehouse.at(warehouse)) == []
     finally:
         os.kill(process.pid, signal.SIGCONT)
     process.join()

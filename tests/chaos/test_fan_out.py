@@ -13,12 +13,12 @@ import pytest
 from fabricate import ROOT, landed, write_shard
 from harness import look
 
+from mdmf import to_pandas as query
 from mdmf_cli.local_prefect import LocalPrefect, local_prefect
 from tasks.collections.listing import list_shards
 from tasks.parts.part_files import part_path
 from tasks.runs.fan_out.portions import corpus_folder
-from tasks.warehouse.address import leases_folder, parts_folder
-from tasks.warehouse.questions import query
+from tasks.warehouse.warehouse import Warehouse
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ class Corpus:
     def owners(self) -> dict[str, int]:
         """Process ids of the runs that are at work, by run."""
         found = {}
-        for path in (Path(leases_folder(self.warehouse)) / "owners").glob("*.json"):
+        for path in (Path(Warehouse.at(self.warehouse).leases) / "owners").glob("*.json"):
             found[path.name.partition(".")[0]] = json.loads(path.read_text())["pid"]
         return found
 
@@ -99,7 +99,7 @@ def test_a_parent_that_is_killed_is_succeeded_and_no_portion_is_started_twice(pr
     assert {run["state_type"] for run in runs} == {"COMPLETED"}
     alone = landed(tmp_path / "alone.duckdb", corpus.source, setup, tiny_scorer)
     assert look(corpus.warehouse) == look(alone)
-    assert list(Path(corpus_folder(parts_folder(corpus.warehouse))).iterdir()) == []
+    assert list(Path(corpus_folder(Warehouse.at(corpus.warehouse).parts)).iterdir()) == []
     again = result_of(corpus.parent(shards_per_run=3))
     assert (again["resumed"], again["portions"], again["already_complete"]) == (False, 0, 12)
 
@@ -109,7 +109,7 @@ def test_a_dead_child_is_started_again_and_one_that_always_fails_costs_no_other(
 ):
     corpus = Corpus(tmp_path, prefect, tiny_scorer, tiny_bank, shards=6)
     (shard, *_) = list_shards(corpus.source, 1000)
-    part = Path(part_path(parts_folder(corpus.warehouse), shard, setup.key))
+    part = Path(part_path(Warehouse.at(corpus.warehouse).parts, shard, setup.key))
     part.parent.mkdir(parents=True)
     part.write_bytes(b"PAR1 not really")
     parent = corpus.parent(shards_per_run=2, attempts=2)

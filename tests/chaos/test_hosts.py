@@ -9,11 +9,12 @@ from fabricate import landed, write_shard
 from hosts import on_host
 from warehouses import digest
 
+from mdmf import to_pandas as query
 from tasks.maintenance.verify import verify
 from tasks.parts.leases import acquire, dead_owners, forget, owner
 from tasks.parts.store import store_of
 from tasks.scoring.loading import load_setup
-from tasks.warehouse.questions import query
+from tasks.warehouse.warehouse import Warehouse
 
 RUNS = tuple(f"00000000-0000-0000-0000-0000000000a{number}" for number in range(3))
 SHARDS = 4
@@ -48,7 +49,7 @@ def test_two_hosts_and_the_death_of_one(parts_in_lake, source, tiny_scorer, tiny
     undisturbed = landed(tmp_path / "alone.duckdb", source, setup)
     assert digest(warehouse) == digest(undisturbed)
     assert query(warehouse, "SELECT count(*) AS n, count(DISTINCT url) AS urls FROM shards").values.tolist() == [[SHARDS] * 2]
-    assert [found for found in verify(warehouse) if not found.note] == []
+    assert [found for found in verify(Warehouse.at(warehouse)) if not found.note] == []
     _leases_are_free(f"{parts_in_lake}/leases")
 
 

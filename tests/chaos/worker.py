@@ -8,7 +8,7 @@ import urllib.request
 from pathlib import Path
 
 from mdmf_cli.local_prefect import POOL, LocalPrefect
-from tasks.warehouse.address import leases_folder
+from tasks.warehouse.warehouse import Warehouse
 
 _DEPLOYMENT = "curate/laion-shard"  # one run at a time; others wait for its slot
 
@@ -16,7 +16,7 @@ _DEPLOYMENT = "curate/laion-shard"  # one run at a time; others wait for its slo
 def kill_worker_and_run(prefect: LocalPrefect, parameters: dict[str, object]) -> tuple[str, str]:
     """Kills both in the middle of a run, reaps, runs again; Prefect's states of the dead run before and after the reaper."""
     chosen = [part for name, value in parameters.items() for part in ("--param", f"{name}={json.dumps(value)}")]
-    folder = Path(leases_folder(str(parameters["warehouse"])))
+    folder = Path(Warehouse.at(str(parameters["warehouse"])).leases)
     prefect.run("deployment", "run", _DEPLOYMENT, *chosen)
     while not ((folder / "held").is_dir() and any((folder / "held").iterdir())):
         time.sleep(0.02)

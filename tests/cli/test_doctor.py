@@ -8,8 +8,8 @@ from rich.console import Console
 
 from mdmf_cli.doctor import examine, print_speed
 from mdmf_core.errors import SourceError
-from tasks.warehouse.connect import connect
 from tasks.warehouse.landing import land
+from tasks.warehouse.warehouse import Warehouse
 
 
 def test_what_is_not_landed_and_runs_without_an_end_are_named(setup, tiny_scorer, tiny_bank, tmp_path, capsys):
@@ -25,14 +25,14 @@ def test_what_is_not_landed_and_runs_without_an_end_are_named(setup, tiny_scorer
     assert "0 shards, 0 images scored" in text
     assert "1 parts that are not landed" in text
     assert "1 runs without an end" in text
-    land(warehouse, [outcome], setup.key)
-    with connect(warehouse) as connection:
+    land(Warehouse.at(warehouse), [outcome], setup.key)
+    with Warehouse.at(warehouse).connect() as connection:
         connection.execute("UPDATE runs SET state = 'completed'")
     _, text = said()
     assert "1 shards, 3 images scored" in text
     assert "not landed" not in text
     assert "without an end" not in text
-    with connect(warehouse) as connection:
+    with Warehouse.at(warehouse).connect() as connection:
         connection.execute("DELETE FROM migrations WHERE name = '005_words.sql'")
     healthy, text = said()
     assert not healthy

@@ -10,9 +10,9 @@ import pytest
 from fabricate import encoded, generated, write_folder, write_shard
 from typer.testing import CliRunner
 
+from mdmf import to_pandas as query
 from mdmf_cli.main import app
 from tasks.scoring.loading import load_bank
-from tasks.warehouse.questions import query
 
 CONTENT = "SELECT key, score, p_value, domain, in_support, top_patch FROM scored ORDER BY key"
 

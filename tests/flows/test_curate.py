@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from fabricate import CONTENT, ROOT, encoded, write_shard, write_tar
 
+from mdmf import to_pandas as query
 from mdmf_core.errors import ArtifactError, MdmfError
 from tasks.collections.listing import list_shards
 from tasks.parts.part_files import part_path
-from tasks.warehouse.address import parts_folder
-from tasks.warehouse.questions import query
+from tasks.warehouse.warehouse import Warehouse
 
 SAMPLES = ROOT / "samples" / "laion-mini"
 
@@ -151,7 +151,7 @@ def test_a_damaged_part_costs_its_shard_and_no_other(curate, setup, tmp_path):
         write_shard(tmp_path / f"0000{number}.tar", range(number * 10, number * 10 + 2))
     warehouse = str(tmp_path / "warehouse.duckdb")
     (shard, _) = list_shards(f"{tmp_path}/*.tar", 1000)
-    part = Path(part_path(parts_folder(warehouse), shard, setup.key))
+    part = Path(part_path(Warehouse.at(warehouse).parts, shard, setup.key))
     part.parent.mkdir(parents=True)
     part.write_bytes(b"PAR1 not really")
     with pytest.raises(MdmfError, match=r"1 of 2 shards failed; first: .*00000.tar: error: part .* is damaged"):

@@ -16,12 +16,12 @@ from prefect import get_client, task
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 
 from flows.curate import curate as flow
+from mdmf import to_pandas as query
 from mdmf_core.errors import MdmfError
 from tasks.parts.leases import dead_owners
 from tasks.runs import engines
 from tasks.runs.engines import Engine, absolute, started
-from tasks.warehouse.address import leases_folder
-from tasks.warehouse.questions import query
+from tasks.warehouse.warehouse import Warehouse
 
 SHARDS = 6
 
@@ -94,7 +94,7 @@ def test_a_task_that_asks_for_a_gpu_goes_where_one_is(prefect_server, running):
 
 def test_workers_killed_while_they_score_cost_seconds_and_no_row(curate, shards, alone, tmp_path, running):
     warehouse = str(tmp_path / "w.duckdb")
-    leases = leases_folder(warehouse)
+    leases = Warehouse.at(warehouse).leases
     with killing_workers(leases, 2) as killed:
         result = curate(shards, warehouse=warehouse, shards_per_task=1, **running)
     assert len(killed) == 2

@@ -10,12 +10,13 @@ from corpora import scored_warehouse
 from fabricate import CONTENT, write_shard
 from fault_proxy import FAULTS, UNCHECKED, FaultProxy, evenly
 
+from mdmf import to_pandas as query
 from tasks.keeplists.export import ExportSettings, export
 from tasks.keeplists.reshard import reshard
 from tasks.report.write import NoEvidence, write_report
 from tasks.storage import checked_reads as reading
 from tasks.storage import retries as faults
-from tasks.warehouse.questions import query
+from tasks.warehouse.warehouse import Warehouse
 
 SHARDS, IMAGES = 4, 4
 
@@ -81,11 +82,11 @@ def test_keep_lists_new_shards_and_reports_come_through_faults_whole(proxied, co
     selection = {"sql": "SELECT shard_url, key FROM scored"}
     export(ExportSettings(warehouse=warehouse, out=str(tmp_path / "keep"), selection=selection))
     reshard(str(tmp_path / "keep"), str(tmp_path / "kept"))
-    calm = write_report(warehouse, "t", None, NoEvidence("not asked for"), str(tmp_path / "report"))
+    calm = write_report(Warehouse.at(warehouse), "t", None, NoEvidence("not asked for"), str(tmp_path / "report"))
     proxied.chances = evenly(0.3, tuple(fault for fault in UNCHECKED if fault != "stall"))
     export(ExportSettings(warehouse=warehouse, out="s3://corpus/broken/keep", selection=selection))
     assert reshard("s3://corpus/broken/keep", "s3://corpus/broken/kept").samples == SHARDS * IMAGES
-    write_report(warehouse, "t", None, NoEvidence("not asked for"), "s3://corpus/broken/report")
+    write_report(Warehouse.at(warehouse), "t", None, NoEvidence("not asked for"), "s3://corpus/broken/report")
     assert proxied.injected.total() > 50
     proxied.calm()
     folder = corpus.parent / "broken"

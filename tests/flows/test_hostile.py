@@ -13,9 +13,9 @@ from fabricate import encoded, write_shard
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
 
+from mdmf import to_pandas as query
 from mdmf_core.errors import MdmfError
 from tasks.storage.filesystems import _block_options
-from tasks.warehouse.questions import query
 
 HOSTILE = [
     "plain",

@@ -5,9 +5,10 @@ from fabricate import CONTENT, write_shard
 from lakes import needs_lakes, place
 from typer.testing import CliRunner
 
+from mdmf import to_pandas as query
 from mdmf_cli.main import app
 from tasks.maintenance.verify import verify
-from tasks.warehouse.questions import query
+from tasks.warehouse.warehouse import Warehouse
 
 pytestmark = needs_lakes
 
@@ -24,7 +25,7 @@ def test_curate_on_a_lake_gives_the_rows_of_the_embedded_warehouse(curate, tmp_p
     assert (first.complete, second.complete, second.already_complete) == (1, 1, 1)
     pd.testing.assert_frame_equal(query(lake, CONTENT), query(embedded, CONTENT))
     assert second.report.startswith(str(tmp_path / "lake.report"))
-    assert verify(lake) == []
+    assert verify(Warehouse.at(lake)) == []
     asked = CliRunner().invoke(
         app, ["sql", "SELECT count(*) AS n FROM scored", "--format", "csv", "--as-of", first.run_id, "--warehouse", lake]
     )

@@ -13,11 +13,11 @@ from fabricate import outcome_of, write_shard
 from prefect.settings import PREFECT_CLIENT_METRICS_ENABLED, PREFECT_CLIENT_METRICS_PORT, temporary_settings
 from prefect.utilities import services
 
+from mdmf import to_pandas as query
 from mdmf_core.errors import MdmfError
 from mdmf_core.scoring.stage_costs import StageCosts
 from tasks.parts.outcome import costs_of
 from tasks.parts.part_files import finished_part
-from tasks.warehouse.questions import query
 
 
 @pytest.fixture

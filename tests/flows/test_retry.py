@@ -8,6 +8,7 @@ import pytest
 from fabricate import encoded, write_folder, write_shard
 from pandas.testing import assert_frame_equal
 
+from mdmf import to_pandas as query
 from mdmf_core.errors import MdmfError
 from mdmf_core.images.decode import ImageLimits
 from mdmf_core.records import ExclusionReason
@@ -19,9 +20,7 @@ from tasks.runs.retry import require_retryable
 from tasks.scoring import shard as extract
 from tasks.scoring.decoder_pool import DecodePool
 from tasks.scoring.loading import load_setup
-from tasks.warehouse.address import leases_folder, parts_folder
-from tasks.warehouse.connect import connect
-from tasks.warehouse.questions import query
+from tasks.warehouse.warehouse import Warehouse
 
 ROWS = "SELECT * EXCLUDE (run_id, scored_at) FROM scored ORDER BY key"
 
@@ -97,7 +96,7 @@ def test_without_its_part_or_with_other_content_a_shard_is_scored_whole(curate, 
     source = write_shard(tmp_path / "00000.tar", range(3), {"page.jpg": b"<html>"})
     curate(source)
     (shard,) = list_shards(str(source), 1000)
-    os.remove(part_path(parts_folder(warehouse), shard, load_setup(tiny_scorer, tiny_bank, "cpu", 8, 1, None).key))
+    os.remove(part_path(Warehouse.at(warehouse).parts, shard, load_setup(tiny_scorer, tiny_bank, "cpu", 8, 1, None).key))
     assert retry("not_an_image", force=True).members == 4
     write_shard(source, range(9), {"page.jpg": b"<html>"})
     assert retry("not_an_image", force=True).members == 10
@@ -187,7 +186,7 @@ def test_a_shard_that_kills_its_runs_is_set_aside_and_tried_again_on_demand(cura
     for number in range(2):
         write_shard(tmp_path / f"0000{number}.tar", range(number * 10, number * 10 + 2))
     name = work_name(str(tmp_path / "00000.tar"), load_setup(tiny_scorer, tiny_bank, "cpu", 8, 1, None).key)
-    held = Path(leases_folder(warehouse)) / "held"
+    held = Path(Warehouse.at(warehouse).leases) / "held"
     held.mkdir(parents=True)
     (held / f"{name}.5.json").write_text(json.dumps({"owner": "gone.0", "attempts": 5}))
     first = curate(f"{tmp_path}/*.tar")
@@ -256,6 +255,6 @@ def test_a_file_that_the_store_did_not_give_is_read_again_alone(curate, retry, p
     assert (second.members, second.scored) == (5, 5)
     digests = []
     for path in (undisturbed, warehouse):
-        with connect(str(path), read_only=True) as connection:
+        with Warehouse.at(str(path)).connect(read_only=True) as connection:
             digests.append(content_digest(connection))
     assert digests[0] == digests[1]

@@ -11,6 +11,7 @@ from fabricate import CONTENT, build_settings, landed, write_labelled, write_sha
 from prefect.blocks.system import Secret
 from s3_server import KEY, SECRET
 
+from mdmf import to_pandas as query
 from mdmf_core.errors import ArtifactError, MdmfError, SourceError
 from tasks.banks.build import build
 from tasks.collections.listing import list_shards
@@ -19,7 +20,7 @@ from tasks.keeplists.reshard import reshard
 from tasks.report.write import write_report
 from tasks.scoring.loading import load_scorer, load_setup
 from tasks.storage.filesystems import _block_options
-from tasks.warehouse.questions import query
+from tasks.warehouse.warehouse import Warehouse
 
 
 def test_s3_gives_the_same_rows_as_local_disk(curate, signed_in, tmp_path):
@@ -42,14 +43,17 @@ def test_the_report_is_written_to_s3_and_never_over_a_prefix_that_is_not_ours(si
     setup = load_setup(tiny_scorer, tiny_bank, "cpu", 8, 1, None)
     warehouse = landed(tmp_path / "w.duckdb", write_shard(tmp_path / "00000.tar", range(3)), setup)
     for _ in range(2):  # new, and over our own
-        assert write_report(warehouse, "t", None, setup, "s3://corpus/reports/one") == "s3://corpus/reports/one/index.html"
-    here = Path(write_report(warehouse, "t", None, setup)).parent
+        assert (
+            write_report(Warehouse.at(warehouse), "t", None, setup, "s3://corpus/reports/one")
+            == "s3://corpus/reports/one/index.html"
+        )
+    here = Path(write_report(Warehouse.at(warehouse), "t", None, setup)).parent
     names = [sorted(path.name for path in (folder / "pictures").iterdir()) for folder in (signed_in / "reports" / "one", here)]
     assert names[0] == names[1]
     (signed_in / "mine").mkdir()
     (signed_in / "mine" / "index.html").write_text("mine")
     with pytest.raises(ArtifactError, match="is not a report of mdmf"):
-        write_report(warehouse, "t", None, setup, "s3://corpus/mine")
+        write_report(Warehouse.at(warehouse), "t", None, setup, "s3://corpus/mine")
     assert [path.name for path in (signed_in / "mine").iterdir()] == ["index.html"]
 
 

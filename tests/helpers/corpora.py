@@ -13,9 +13,9 @@ from mdmf_core.records import ExclusionReason, Shard
 from tasks.collections.listing import list_shards
 from tasks.collections.reading import open_shard
 from tasks.parts.outcome import ShardOutcome
-from tasks.warehouse.connect import connect
 from tasks.warehouse.migrations import migrate
 from tasks.warehouse.part_rows import _IMAGE_ID, shard_id
+from tasks.warehouse.warehouse import Warehouse
 
 IDS = {kind: sha256_hex(kind.encode()) for kind in ("scorer", "bank", "calibration")}
 RUN = "00000000-0000-0000-0000-000000000001"
@@ -41,7 +41,7 @@ def register(connection: duckdb.DuckDBPyConnection, name: str = "made") -> list[
 
 def scored_warehouse(path: Path, sources: Iterable[object]) -> str:
     """Every image of the sources scored; the second byte of its sha256 is its p-value, three of ten lie outside support."""
-    with connect(str(path)) as connection:
+    with Warehouse.at(str(path)).connect() as connection:
         migrate(connection)
         ids = register(connection)
         for source in sources:

@@ -20,10 +20,9 @@ from tasks.parts.part_files import part_path, part_writer, read_part
 from tasks.runs.records import RunRecord, start_run
 from tasks.scoring.scoring_setup import ScoringSetup
 from tasks.scoring.shard import score_shard
-from tasks.warehouse.address import parts_folder
-from tasks.warehouse.connect import connect
 from tasks.warehouse.landing import land
 from tasks.warehouse.migrations import migrate
+from tasks.warehouse.warehouse import Warehouse
 
 RUN = "00000000-0000-0000-0000-000000000001"
 ROOT = Path(__file__).parents[2]
@@ -121,7 +120,7 @@ def benchmark(name: str) -> ModuleType:
 
 def open_warehouse(path: Path, setup: ScoringSetup) -> str:
     """A warehouse with its registry and one run, which goes on."""
-    with connect(str(path)) as connection:
+    with Warehouse.at(str(path)).connect() as connection:
         migrate(connection)
         start_run(connection, RunRecord(RUN, "curate", "s", {}, "0", "h", "cpu"), setup, promote=False)
     return str(path)
@@ -130,13 +129,13 @@ def open_warehouse(path: Path, setup: ScoringSetup) -> str:
 def outcome_of(source: Path, warehouse: str, setup: ScoringSetup) -> ShardOutcome:
     """A shard scored into its part, not landed."""
     (shard,) = list_shards(str(source), 1000)
-    return score_shard(shard, setup, parts_folder(warehouse), RUN, None, lambda members: None)
+    return score_shard(shard, setup, Warehouse.at(warehouse).parts, RUN, None, lambda members: None)
 
 
 def with_an_exclusion(outcome: ShardOutcome, source: Path, warehouse: str, setup: ScoringSetup) -> tuple[WorkKey, ShardOutcome]:
     """A registered second calibration, and the shard's part under it, in which the decoder overran at the second member."""
     key = replace(setup.key, calibration_id="f" * 64)
-    with connect(warehouse) as connection:
+    with Warehouse.at(warehouse).connect() as connection:
         connection.execute(
             "INSERT INTO calibrations SELECT * REPLACE (?::UUID AS calibration_id, ? AS digest) FROM calibrations",
             [str(short_id(key.calibration_id)), key.calibration_id],
@@ -145,7 +144,7 @@ def with_an_exclusion(outcome: ShardOutcome, source: Path, warehouse: str, setup
     rows = pq.read_table(outcome.part).to_pylist()
     facts = ("key", "sha256", "bytes", "locator", "caption", "url", "sidecar")
     rows[1] = {name: rows[1][name] for name in facts} | {"reason": "decoder_timeout", "detail": "longer than 30 s"}
-    path = part_path(parts_folder(warehouse), shard, key)
+    path = part_path(Warehouse.at(warehouse).parts, shard, key)
     with part_writer(path) as part:
         part.write(rows)
         part.close_with(replace(outcome, scored=outcome.scored - 1, excluded=outcome.excluded + 1))
@@ -154,11 +153,13 @@ def with_an_exclusion(outcome: ShardOutcome, source: Path, warehouse: str, setup
 
 def landed(warehouse: Path, source: object, setup: ScoringSetup, scorer: str = "default") -> str:
     """A warehouse with the rows of a source, without Prefect: read, scored and landed as the flow does it."""
-    with connect(str(warehouse)) as connection:
+    with Warehouse.at(str(warehouse)).connect() as connection:
         migrate(connection)
         record = RunRecord(RUN, "curate", str(source), {"scorer": scorer}, "0.1.0", "host", "cpu float32")
         start_run(connection, record, setup, promote=False)
     shards = list_shards(str(source), 1000)
-    outcomes = [score_shard(shard, setup, parts_folder(str(warehouse)), RUN, None, lambda members: None) for shard in shards]
-    land(str(warehouse), outcomes, setup.key)
+    outcomes = [
+        score_shard(shard, setup, Warehouse.at(str(warehouse)).parts, RUN, None, lambda members: None) for shard in shards
+    ]
+    land(Warehouse.at(str(warehouse)), outcomes, setup.key)
     return str(warehouse)

@@ -16,11 +16,11 @@ from mdmf_core.errors import WarehouseError
 from mdmf_core.records import Shard
 from tasks.parts.outcome import ShardOutcome, WorkKey
 from tasks.parts.part_files import part_path, part_writer, read_part
-from tasks.warehouse.address import Lake, parts_folder
-from tasks.warehouse.connect import connect
+from tasks.warehouse.address import Lake
 from tasks.warehouse.extensions import load_for
 from tasks.warehouse.landing import land
 from tasks.warehouse.migrations import migrate
+from tasks.warehouse.warehouse import Warehouse
 
 KEY = WorkKey("a" * 64, "b" * 64, "c" * 64)
 RUN = "00000000-0000-0000-0000-000000000001"
@@ -57,7 +57,7 @@ def postgres_lake(server: PostgresServer, database: str, data: object) -> str:
 def opened_registry(warehouse: str) -> str:
     """The same address, once the schema and what the views need of the registry are there."""
     scorer, bank, calibration = KEY.ids
-    with connect(warehouse) as connection:
+    with Warehouse.at(warehouse).connect() as connection:
         migrate(connection)
         connection.execute("INSERT INTO scorers VALUES (?, 'made', ?, '{}', '2026-01-01 00:00:00+00')", [scorer, KEY.scorer_id])
         connection.execute(
@@ -78,7 +78,7 @@ def opened_registry(warehouse: str) -> str:
 def made_outcome(warehouse: str, number: int, rows: int = 20, run: str = RUN, content: str = "1") -> ShardOutcome:
     """A shard with so many members, one of them excluded, as a part that is not landed. The same numbers, the same bytes."""
     shard = Shard(f"/made/{number:05d}.tar", "tar", 1000 * rows, f"etag-{number}-{content}")
-    path = part_path(parts_folder(warehouse), shard, KEY)
+    path = part_path(Warehouse.at(warehouse).parts, shard, KEY)
     excluded = {"key": "bad", "reason": "truncated", "detail": "made so"}
     digest = hashlib.sha256(f"{number} {content}".encode()).hexdigest()
     with part_writer(path) as part:
@@ -120,7 +120,7 @@ def land_made(warehouse: str, numbers: Sequence[int], group: int = 1, rows: int 
     log.setLevel(logging.INFO)
     outcomes = [made_outcome(warehouse, number, rows) for number in numbers]
     for start in range(0, len(outcomes), group):
-        land(warehouse, outcomes[start : start + group], KEY)
+        land(Warehouse.at(warehouse), outcomes[start : start + group], KEY)
     return conflicts.seen
 
 
@@ -135,5 +135,5 @@ def land_again_and_again(warehouse: str, numbers: Sequence[int], started: Path) 
     """Until it is killed."""
     outcomes = [made_outcome(warehouse, number) for number in numbers]
     while True:
-        land(warehouse, outcomes, KEY)
+        land(Warehouse.at(warehouse), outcomes, KEY)
         started.touch()

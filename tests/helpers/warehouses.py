@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tasks.maintenance.content_digest import content_digest
-from tasks.warehouse.connect import connect
+from tasks.warehouse.warehouse import Warehouse
 
 
 def copied(landed: Path, folder: Path) -> str:
@@ -18,12 +18,12 @@ def copied(landed: Path, folder: Path) -> str:
 
 
 def digest(warehouse: str) -> str:
-    with connect(warehouse, read_only=True) as connection:
+    with Warehouse.at(warehouse).connect(read_only=True) as connection:
         return content_digest(connection)
 
 
 def change(warehouse: str, *statements: str) -> None:
-    with connect(warehouse) as connection:
+    with Warehouse.at(warehouse).connect() as connection:
         for statement in statements:
             connection.execute(statement)
 

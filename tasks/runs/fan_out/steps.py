@@ -31,8 +31,6 @@ from tasks.runs.records import RunRecord, start_run
 from tasks.runs.settings import CurateSettings
 from tasks.runs.steps import Plan, opened
 from tasks.scoring.loading import device_label
-from tasks.warehouse.address import parts_folder
-from tasks.warehouse.connect import connect
 from tasks.warehouse.migrations import migrate
 
 
@@ -56,7 +54,7 @@ def require_alone(leases: str, work: str, name: str) -> None:
 @task(cache_policy=NO_CACHE, task_run_name="plan {settings.source}")
 def plan_corpus(settings: CurateSettings, work: str, shards_per_run: int, resume: bool) -> tuple[CorpusPlan, bool]:
     """The plan of an earlier parent that did not end, or a new one; and whether it is an earlier one's."""
-    folder = corpus_folder(parts_folder(settings.warehouse))
+    folder = corpus_folder(settings.where.parts)
     left = unfinished_plan(folder, work)
     if left is not None and resume:
         get_run_logger().info("plan %s goes on: %d portions of %d shards", left.plan_id, left.portions, left.shards_per_run)
@@ -66,7 +64,7 @@ def plan_corpus(settings: CurateSettings, work: str, shards_per_run: int, resume
     tally, plan_id = Tally(), str(uuid.uuid4())
     path = plan_path(folder, plan_id)
     shards = iter_shards(settings.source, settings.images_per_slice, settings.storage_block)
-    work_left = left_to_do(settings.warehouse, shards, settings.setup().key, settings.max_shards, tally)
+    work_left = left_to_do(settings.where, shards, settings.setup().key, settings.max_shards, tally)
     portions = write_plan(path, work_left, shards_per_run)
     plan = CorpusPlan(
         plan_id=plan_id, source=settings.source, path=path, portions=portions, shards_per_run=shards_per_run,
@@ -85,7 +83,7 @@ def open_corpus(settings: CurateSettings, run_id: str) -> bool:
     setup, host = settings.setup(), socket.gethostname()
     device = device_label(setup.scorer)
     run = RunRecord(run_id, "curate-corpus", settings.source, settings.model_dump(), version("mdmf"), host, device)
-    with connect(settings.warehouse) as connection:
+    with settings.where.connect() as connection:
         migrate(connection)
         return start_run(connection, run, setup, settings.promote)
 
@@ -97,9 +95,7 @@ def plan_portion(settings: CurateSettings, plan: str, portion: int, run_id: str)
         raise MdmfError(f"{plan} is not there: the corpus was finished or planned anew since; there is nothing to do")
     setup, tally = settings.setup(), Tally()
     shards = [work.shard for work in read_plan(plan, portion)]
-    return opened(
-        settings, "curate-portion", setup, run_id, left_to_do(settings.warehouse, shards, setup.key, None, tally), tally
-    )
+    return opened(settings, "curate-portion", setup, run_id, left_to_do(settings.where, shards, setup.key, None, tally), tally)
 
 
 @task(cache_policy=NO_CACHE, task_run_name="keep result")
@@ -122,7 +118,7 @@ def _counted(
     settings: CurateSettings, plan: str, portion: int, run_id: str, elsewhere: int, failures: list[str]
 ) -> PortionResult:
     shards = [work.shard for work in read_plan(plan, portion)]
-    with connect(settings.warehouse, read_only=True) as connection:
+    with settings.where.connect(read_only=True) as connection:
         counts = accounted(connection, shards, settings.setup().key)
     left = len(shards) - counts["complete"] - counts["deferred"] - counts["failed"]
     # The other run may have landed them meanwhile.
@@ -132,4 +128,4 @@ def _counted(
 @task(cache_policy=NO_CACHE, task_run_name="close plan")
 def close_corpus(settings: CurateSettings, work: str, plan: CorpusPlan) -> None:
     """Every portion is done or given up: the next run plans anew."""
-    drop_plan(corpus_folder(parts_folder(settings.warehouse)), work, plan)
+    drop_plan(corpus_folder(settings.where.parts), work, plan)

@@ -14,10 +14,10 @@ import pytest
 import torch
 from fabricate import build_settings, encoded, write_folder, write_shard
 
+from mdmf import to_pandas as query
 from mdmf_core.errors import ArtifactError, MdmfError
 from tasks.banks.build import build
 from tasks.scoring.loading import load_bank, load_scorer
-from tasks.warehouse.questions import query
 
 CONTENT = "SELECT key, score, p_value, domain, in_support, top_patch FROM scored ORDER BY key"
 
@@ -153,9 +153,12 @@ def test_a_build_killed_at_any_point_publishes_nothing_or_all(tiny_scorer, real_
 def _register(arguments: tuple[str, str, str, str]) -> str:
     source, store, warehouse, scorer = arguments
     from tasks.banks.steps import registered
+    from tasks.warehouse.warehouse import Warehouse
 
     loaded = load_scorer(scorer, "cpu")
-    return registered(build(build_settings(source, store, scorer, name="photos"), loaded), loaded, warehouse, None)
+    return registered(
+        build(build_settings(source, store, scorer, name="photos"), loaded), loaded, Warehouse.at(warehouse), None
+    )
 
 
 def test_two_builds_of_one_name_at_once_end_in_two_versions(tiny_scorer, tmp_path):

@@ -13,11 +13,11 @@ import pytest
 from corpora import IDS, jpeg, sample, scored_warehouse
 from fabricate import write_tar
 
+from mdmf import to_pandas as query
 from mdmf_core.errors import ArtifactError, KeepListError, MdmfError
 from mdmf_core.keeplists.keeplist import KeepList
 from tasks.keeplists.export import ExportSettings, export
-from tasks.warehouse.connect import connect
-from tasks.warehouse.questions import query
+from tasks.warehouse.warehouse import Warehouse
 
 HOSTILE = ['quo"te', "new\nline", "com,ma", "a/b", "=1+1", "ümlaut", "\udcff", "NA"]
 
@@ -165,7 +165,7 @@ def test_a_warehouse_without_a_promoted_bank_has_no_list(tmp_path):
         run(str(tmp_path / "none.duckdb"), tmp_path / "keep")
     from tasks.warehouse.migrations import migrate
 
-    with connect(str(tmp_path / "w.duckdb")) as connection:
+    with Warehouse.at(str(tmp_path / "w.duckdb")).connect() as connection:
         migrate(connection)
     with pytest.raises(MdmfError, match="run `mdmf curate SOURCE` first"):
         run(str(tmp_path / "w.duckdb"), tmp_path / "keep")

@@ -24,7 +24,7 @@ from tasks.collections.listing import list_shards
 from tasks.collections.reading import open_shard
 from tasks.keeplists.export import ExportSettings, export
 from tasks.keeplists.reshard import reshard
-from tasks.warehouse.connect import connect
+from tasks.warehouse.warehouse import Warehouse
 
 
 def keep_list(root: Path, sources: Iterable[object], name: str = "keep", **selection: object) -> Path:
@@ -228,9 +228,9 @@ def test_a_corpus_that_changed_is_refused_with_shard_and_key(tars):
 
 def test_a_keep_list_that_the_warehouse_no_longer_shows_is_refused(tars):
     keep = keep_list(tars, [tars / "in"])
-    reshard(str(keep), str(tars / "out"), warehouse=str(tars / "w.duckdb"))
-    with connect(str(tars / "w.duckdb")) as connection:
+    reshard(str(keep), str(tars / "out"), warehouse=Warehouse.at(str(tars / "w.duckdb")))
+    with Warehouse.at(str(tars / "w.duckdb")).connect() as connection:
         connection.execute("UPDATE banks SET digest = repeat('0', 64), name = 'other'")
     with pytest.raises(KeepListError, match="was made by bank photos"):
-        reshard(str(keep), str(tars / "more"), warehouse=str(tars / "w.duckdb"))
+        reshard(str(keep), str(tars / "more"), warehouse=Warehouse.at(str(tars / "w.duckdb")))
     assert not (tars / "more").exists()

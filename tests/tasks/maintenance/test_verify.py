@@ -10,13 +10,13 @@ from fabricate import RUN, outcome_of, write_shard
 from typer.testing import CliRunner
 from warehouses import change, copied, digest
 
+from mdmf import to_pandas as query
 from mdmf_cli.main import app
 from tasks.collections.listing import list_shards
 from tasks.maintenance.verify import verify
 from tasks.parts.part_files import part_path, part_writer
-from tasks.warehouse.address import parts_folder
 from tasks.warehouse.landing import land
-from tasks.warehouse.questions import query
+from tasks.warehouse.warehouse import Warehouse
 
 SHARD = "(SELECT shard_id FROM shards WHERE url LIKE '%00001.tar')"
 
@@ -34,16 +34,16 @@ def undisturbed(three_shards) -> str:
 def part_of(warehouse: str, setup, name: str = "00001.tar") -> str:
     row = query(warehouse, f"SELECT url FROM shards WHERE url LIKE '%{name}'").iloc[0]
     (shard,) = list_shards(row["url"], 1000)
-    return part_path(parts_folder(warehouse), shard, setup.key)
+    return part_path(Warehouse.at(warehouse).parts, shard, setup.key)
 
 
 def wrong(warehouse: str, repair: bool = False) -> list[tuple[str, bool]]:
     """What remains wrong, without notes."""
-    return [(f.check, f.repaired) for f in verify(warehouse, repair) if not f.note]
+    return [(f.check, f.repaired) for f in verify(Warehouse.at(warehouse), repair) if not f.note]
 
 
 def test_an_undisturbed_warehouse_has_nothing_but_notes(warehouse):
-    assert [(f.check, f.subject) for f in verify(warehouse)] == [("run", RUN)]
+    assert [(f.check, f.subject) for f in verify(Warehouse.at(warehouse))] == [("run", RUN)]
 
 
 # The shards table as before, without the CHECK that would refuse it.
@@ -120,18 +120,18 @@ def test_what_no_part_restores_is_deferred_and_the_next_curate_completes_it(ware
     path = part_of(warehouse, setup)
     source = Path(query(warehouse, "SELECT url FROM shards WHERE url LIKE '%00001.tar'")["url"][0])
     damage(path)
-    (finding,) = [f for f in verify(warehouse) if f.check == "accounting"]
+    (finding,) = [f for f in verify(Warehouse.at(warehouse)) if f.check == "accounting"]
     assert "`mdmf curate` of its source" in finding.detail
     assert ("accounting", True) in wrong(warehouse, repair=True)
     assert wrong(warehouse) == []
     assert query(warehouse, "SELECT count(*) AS n FROM scored")["n"][0] == 6
-    land(warehouse, [outcome_of(source, warehouse, setup)], setup.key)
+    land(Warehouse.at(warehouse), [outcome_of(source, warehouse, setup)], setup.key)
     assert digest(warehouse) == undisturbed
 
 
 def test_missing_parts_are_a_note(warehouse, setup):
     os.remove(part_of(warehouse, setup))
-    (note,) = [f for f in verify(warehouse) if f.check == "missing parts"]
+    (note,) = [f for f in verify(Warehouse.at(warehouse)) if f.check == "missing parts"]
     assert note.note
     assert note.detail.startswith("1 of 3 complete shards have no part")
 
@@ -149,14 +149,16 @@ def test_a_run_killed_between_part_and_landing(warehouse, setup, tmp_path):
     assert wrong(warehouse, repair=True) == [("orphan part", True)]
     assert wrong(warehouse) == []
     mended = digest(warehouse)
-    land(warehouse, [outcome], setup.key)
+    land(Warehouse.at(warehouse), [outcome], setup.key)
     assert digest(warehouse) == mended
 
 
 def test_a_part_that_was_not_landed_is_landed_over_the_deferral_before_it(warehouse, setup, tmp_path):
     outcome = outcome_of(write_shard(tmp_path / "00009.tar", range(90, 92)), warehouse, setup)
     empty = {"part": None, "digest": None, "members": 0, "scored": 0, "excluded": 0}
-    land(warehouse, [replace(outcome, state="deferred", reason="storage: away", generation=3, **empty)], setup.key)
+    land(
+        Warehouse.at(warehouse), [replace(outcome, state="deferred", reason="storage: away", generation=3, **empty)], setup.key
+    )
     assert wrong(warehouse, repair=True) == [("orphan part", True)]
     assert list(query(warehouse, "SELECT state FROM shards WHERE url LIKE '%00009.tar'")["state"]) == ["complete"]
     assert wrong(warehouse) == []
@@ -165,9 +167,9 @@ def test_a_part_that_was_not_landed_is_landed_over_the_deferral_before_it(wareho
 def test_an_older_content_never_takes_the_place_of_a_newer(warehouse, setup, tmp_path):
     source = tmp_path / "00009.tar"
     outcome_of(write_shard(source, range(90, 92)), warehouse, setup)  # never landed
-    land(warehouse, [outcome_of(write_shard(source, range(95, 98)), warehouse, setup)], setup.key)
+    land(Warehouse.at(warehouse), [outcome_of(write_shard(source, range(95, 98)), warehouse, setup)], setup.key)
     before = digest(warehouse)
-    (finding,) = [f for f in verify(warehouse, repair=True) if f.check == "outdated part"]
+    (finding,) = [f for f in verify(Warehouse.at(warehouse), repair=True) if f.check == "outdated part"]
     assert finding.note
     assert digest(warehouse) == before
 
@@ -175,7 +177,7 @@ def test_an_older_content_never_takes_the_place_of_a_newer(warehouse, setup, tmp
 def test_the_repair_of_superseded_rows_leaves_the_newer_ones_in_force(warehouse, setup, tmp_path):
     source = tmp_path / "00009.tar"
     for seeds in (range(90, 92), range(95, 98)):
-        land(warehouse, [outcome_of(write_shard(source, seeds), warehouse, setup)], setup.key)
+        land(Warehouse.at(warehouse), [outcome_of(write_shard(source, seeds), warehouse, setup)], setup.key)
     before = digest(warehouse)
     change(warehouse, "DELETE FROM scores WHERE shard_id = (SELECT shard_id FROM shards WHERE superseded)")
     assert wrong(warehouse, repair=True) == [("accounting", True)]
@@ -197,7 +199,7 @@ def test_temporaries_and_plans_that_nobody_needs(warehouse, setup):
     for name, age in ((path + ".1.tmp", yesterday), (path + ".2.tmp", time.time()), (warehouse + ".3.tmp", yesterday)):
         Path(name).write_bytes(b"half")
         os.utime(name, (age, age))
-    plans = Path(parts_folder(warehouse), "plans")
+    plans = Path(Warehouse.at(warehouse).parts, "plans")
     plans.mkdir()
     change(
         warehouse,
@@ -213,7 +215,7 @@ def test_temporaries_and_plans_that_nobody_needs(warehouse, setup):
 
 def test_rows_that_differ_from_a_part_of_unrecorded_digest_are_not_overruled(warehouse, setup):
     change(warehouse, "UPDATE shards SET part_sha256 = NULL", f"UPDATE scores SET p_value = 0.99 WHERE shard_id = {SHARD}")
-    (finding,) = [f for f in verify(warehouse, repair=True) if not f.note]
+    (finding,) = [f for f in verify(Warehouse.at(warehouse), repair=True) if not f.note]
     assert (finding.check, finding.repairable) == ("content", False)
     assert "either may be wrong" in finding.detail
 
@@ -223,7 +225,7 @@ def test_a_repair_that_fails_says_why_and_changes_nothing(warehouse, setup, tmp_
     with part_writer(outcome.part) as part:  # says of itself that it has two members, and holds none
         part.close_with(outcome)
     before = digest(warehouse)
-    (finding,) = [f for f in verify(warehouse, repair=True) if not f.note]
+    (finding,) = [f for f in verify(Warehouse.at(warehouse), repair=True) if not f.note]
     assert (finding.repairable, finding.repaired) == (True, False)
     assert "the repair failed" in finding.detail
     assert digest(warehouse) == before

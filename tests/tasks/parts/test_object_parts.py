@@ -13,6 +13,7 @@ from fabricate import RUN, encoded, open_warehouse, outcome_of, write_shard, wri
 from fault_proxy import fault_proxy
 from warehouses import change, copied, digest
 
+from mdmf import to_pandas as query
 from mdmf_core.errors import PartDamaged, WarehouseError
 from mdmf_core.records import Shard
 from tasks.collections.listing import list_shards
@@ -27,11 +28,9 @@ from tasks.scoring.rescore import plan_rescore, rescore_shard
 from tasks.scoring.retry_members import retry_members
 from tasks.scoring.shard import score_shard
 from tasks.storage import retries as faults
-from tasks.warehouse.address import parts_folder
-from tasks.warehouse.connect import connect
 from tasks.warehouse.landing import land
 from tasks.warehouse.parts_view import query_parts
-from tasks.warehouse.questions import query
+from tasks.warehouse.warehouse import Warehouse
 
 SHARD = "(SELECT shard_id FROM shards WHERE url LIKE '%00001.tar')"
 
@@ -57,20 +56,20 @@ def part_of(warehouse: str, name: str = "00001.tar") -> str:
 
 
 def list_parts_of(warehouse: str) -> list[str]:
-    return list_parts(parts_folder(warehouse))
+    return list_parts(Warehouse.at(warehouse).parts)
 
 
 def wrong(warehouse: str, repair: bool = False) -> list[tuple[str, bool]]:
-    return [(found.check, found.repaired) for found in verify(warehouse, repair) if not found.note]
+    return [(found.check, found.repaired) for found in verify(Warehouse.at(warehouse), repair) if not found.note]
 
 
 def test_the_rows_are_those_of_parts_on_disk(three_shards, parts_in_lake, setup, tmp_path):
     path = open_warehouse(tmp_path / "w.duckdb", setup)
-    land(path, [outcome_of(three_shards / f"0000{number}.tar", path, setup) for number in range(3)], setup.key)
+    land(Warehouse.at(path), [outcome_of(three_shards / f"0000{number}.tar", path, setup) for number in range(3)], setup.key)
     assert digest(path) == digest(str(three_shards / "w.duckdb"))
     assert len(list_parts(parts_in_lake)) == 3
     assert wrong(path) == []
-    with connect(path, read_only=True) as connection:
+    with Warehouse.at(path).connect(read_only=True) as connection:
         assert not_landed(connection, parts_in_lake) == []
 
 
@@ -150,7 +149,7 @@ def test_landing_takes_rows_counts_and_digest_from_one_file(parts_in_lake, setup
     with part_writer(outcome.part) as part:
         part.write([rows[0] | {"score": None, "reason": "storage", "detail": "later"}, *rows[1:]])
         part.close_with(replace(outcome, scored=2, excluded=1))
-    land(path, [replace(outcome, generation=3)], setup.key)
+    land(Warehouse.at(path), [replace(outcome, generation=3)], setup.key)
     row = query(path, "SELECT scored, excluded, generation, part_sha256 FROM shards").iloc[0]
     assert (row["scored"], row["excluded"], row["generation"]) == (2, 1, 3)
     assert row["part_sha256"] == store_of(outcome.part).digest(outcome.part)
@@ -162,7 +161,7 @@ def test_a_damaged_part_keeps_no_other_from_landing(parts_in_lake, setup, tmp_pa
     outcomes = [outcome_of(write_shard(tmp_path / f"{n}.tar", range(n, n + 2)), path, setup) for n in range(2)]
     put(outcomes[0].part, b"PAR1")
     with pytest.raises(WarehouseError, match="is damaged"):
-        land(path, outcomes, setup.key)
+        land(Warehouse.at(path), outcomes, setup.key)
     assert list(query(path, "SELECT url FROM shards")["url"]) == [outcomes[1].url]
     with pytest.raises(PartDamaged):
         finished_part(outcomes[0].part)
@@ -190,12 +189,12 @@ def test_shards_are_scored_again_from_signatures_in_the_store(parts_in_lake, set
     path = open_warehouse(tmp_path / "w.duckdb", setup)
     (shard,) = list_shards(str(write_shard(tmp_path / "a.tar", range(4))), 1000)
     keeping = replace(setup, keep_signatures=1.0)
-    land(path, [score_shard(shard, keeping, parts_in_lake, RUN, None, lambda images: None)], setup.key)
+    land(Warehouse.at(path), [score_shard(shard, keeping, parts_in_lake, RUN, None, lambda images: None)], setup.key)
     kept = signatures_path(parts_in_lake, shard.url, shard.size_bytes, shard.fingerprint, setup.key.scorer_id)
     assert [len(batch.keys) for batch in read_signatures(kept, 3)] in ([3, 1], [4])
     shifted = [replace(part, scores=tuple(score + 0.5 for score in part.scores)) for part in setup.calibration.slices]
     other = replace(setup, calibration=replace(setup.calibration, slices=tuple(shifted)))
-    plan = plan_rescore(path, parts_in_lake, other)
+    plan = plan_rescore(Warehouse.at(path), parts_in_lake, other)
     assert [(work.shard, old) for work, old in plan.shards] == [(shard, setup.key)]
     outcome = rescore_shard(shard, setup.key, other, parts_in_lake, RUN)
     assert (outcome.members, outcome.scored) == (4, 4)
@@ -203,9 +202,11 @@ def test_shards_are_scored_again_from_signatures_in_the_store(parts_in_lake, set
 
 
 def test_finished_parts_answer_questions_from_the_store(warehouse):
-    found = query_parts(warehouse, "SELECT count(*) AS n, count(DISTINCT shard_url) AS shards FROM scored").iloc[0]
+    found = query_parts(Warehouse.at(warehouse), "SELECT count(*) AS n, count(DISTINCT shard_url) AS shards FROM scored").iloc[
+        0
+    ]
     assert (found["n"], found["shards"]) == (9, 3)
-    assert len(query_parts(warehouse, "SELECT * FROM accounting")) == 3
+    assert len(query_parts(Warehouse.at(warehouse), "SELECT * FROM accounting")) == 3
 
 
 def test_a_plan_lies_in_the_store_and_goes_when_its_run_is_over(warehouse, parts_in_lake):
@@ -213,4 +214,4 @@ def test_a_plan_lies_in_the_store_and_goes_when_its_run_is_over(warehouse, parts
     work = [Work(Shard(f"/{number}.tar", "tar", 5, "x"), number) for number in range(3)]
     write_plan(path, work, 2)
     assert read_plan(path, 1) == work[2:]
-    assert [found.check for found in verify(warehouse) if found.subject == path] == []
+    assert [found.check for found in verify(Warehouse.at(warehouse)) if found.subject == path] == []

@@ -17,15 +17,15 @@ from PIL import Image
 
 import tasks.report.galleries as selection
 import tasks.report.pictures as pictures
+from mdmf import to_pandas as query
 from mdmf_core.digests import sha256_hex
 from mdmf_core.errors import ArtifactError
 from mdmf_core.images.decode import ImageLimits, decode
 from tasks.report.facts import null_share
 from tasks.report.write import NoEvidence, load_evidence_setup, write_report
 from tasks.scoring.loading import load_setup
-from tasks.warehouse.connect import connect
 from tasks.warehouse.migrations import migrate
-from tasks.warehouse.questions import query
+from tasks.warehouse.warehouse import Warehouse
 
 NONE = NoEvidence("not asked for")
 
@@ -44,7 +44,7 @@ def corpus(setup, tiny_scorer, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def drawn(corpus, setup, tmp_path_factory) -> Path:
     """The report of the corpus with its maps."""
-    return Path(write_report(str(corpus), "t", None, setup, str(tmp_path_factory.mktemp("drawn") / "r"))).parent
+    return Path(write_report(Warehouse.at(str(corpus)), "t", None, setup, str(tmp_path_factory.mktemp("drawn") / "r"))).parent
 
 
 def page_of(path: str) -> tuple[str, dict]:
@@ -62,7 +62,7 @@ def galleries_of(text: str) -> dict[str, list[str]]:
 
 
 def test_every_sql_on_the_page_runs_and_gives_what_the_page_shows(corpus, tmp_path):
-    text, _ = page_of(write_report(str(corpus), "t", None, NONE, str(tmp_path / "r")))
+    text, _ = page_of(write_report(Warehouse.at(str(corpus)), "t", None, NONE, str(tmp_path / "r")))
     shown = galleries_of(text)
     statements = [html.unescape(sql) for sql in re.findall(r'data-copy="([^"]*)"', text)]
     assert len(statements) >= 11
@@ -78,7 +78,7 @@ def test_every_sql_on_the_page_runs_and_gives_what_the_page_shows(corpus, tmp_pa
 
 
 def test_the_same_warehouse_gives_the_same_report(corpus, setup, drawn, tmp_path):
-    folders = drawn, Path(write_report(str(corpus), "t", None, setup, str(tmp_path / "r"))).parent
+    folders = drawn, Path(write_report(Warehouse.at(str(corpus)), "t", None, setup, str(tmp_path / "r"))).parent
     pages = [re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC</dd>", "", (path / "index.html").read_text()) for path in folders]
     assert pages[0] == pages[1]
     files = [sorted(path.name for path in (folder / "pictures").iterdir()) for folder in folders]
@@ -107,7 +107,7 @@ def test_images_that_cannot_be_read_again_cost_a_sentence_not_the_report(corpus,
     copied = landed(moved / "new.duckdb", f"{moved}/{{alpha,beta's}}/00000.tar", setup)
     write_shard(moved / "alpha" / "00000.tar", range(200, 228))
     (moved / "beta's" / "00000.tar").unlink()
-    text, data = page_of(write_report(copied, "t", None, setup, str(tmp_path / "r")))
+    text, data = page_of(write_report(Warehouse.at(copied), "t", None, setup, str(tmp_path / "r")))
     problems = {record["problem"] for record in data["images"].values()}
     assert any("the shard has changed" in problem for problem in problems)
     assert any("not found" in problem for problem in problems)
@@ -116,13 +116,13 @@ def test_images_that_cannot_be_read_again_cost_a_sentence_not_the_report(corpus,
 
 
 def test_scorer_and_bank_come_from_the_registry_or_the_page_says_why_not(corpus, setup, tiny_bank, tmp_path):
-    assert load_evidence_setup(str(corpus), None, None, "cpu", None).key == setup.key
-    missing = load_evidence_setup(str(corpus), None, str(tmp_path / "nowhere"), "cpu", None)
+    assert load_evidence_setup(Warehouse.at(str(corpus)), None, None, "cpu", None).key == setup.key
+    missing = load_evidence_setup(Warehouse.at(str(corpus)), None, str(tmp_path / "nowhere"), "cpu", None)
     assert "nowhere" in missing.reason
-    text, data = page_of(write_report(str(corpus), "t", None, missing, str(tmp_path / "r")))
+    text, data = page_of(write_report(Warehouse.at(str(corpus)), "t", None, missing, str(tmp_path / "r")))
     assert "No evidence maps in this report: scorer or bank cannot be loaded" in text
     other = load_setup("default", "default", "cpu", 8, 1, None)
-    _, data = page_of(write_report(str(corpus), "t", None, other, str(tmp_path / "r")))
+    _, data = page_of(write_report(Warehouse.at(str(corpus)), "t", None, other, str(tmp_path / "r")))
     assert "another bank" in data["noEvidence"]
 
 
@@ -131,11 +131,11 @@ def test_a_folder_that_is_not_ours_is_refused_and_stays_as_it_is(corpus, tmp_pat
     for name, data in foreign.items():
         (tmp_path / name).write_bytes(data)
     with pytest.raises(ArtifactError, match="is not a report of mdmf"):
-        write_report(str(corpus), "t", None, NONE, str(tmp_path))
+        write_report(Warehouse.at(str(corpus)), "t", None, NONE, str(tmp_path))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == foreign
     (tmp_path / "file").write_text("x")
     with pytest.raises(ArtifactError, match="it is a file"):
-        write_report(str(corpus), "t", None, NONE, str(tmp_path / "file"))
+        write_report(Warehouse.at(str(corpus)), "t", None, NONE, str(tmp_path / "file"))
 
 
 def test_a_report_of_any_table_stays_under_30_megabytes():
@@ -172,7 +172,7 @@ def test_map_colours_stand_for_their_values():
 def test_two_million_rows_of_many_hosts_give_a_bounded_selection(tmp_path):
     path = str(tmp_path / "w.duckdb")
     scorer, bank, calibration, run, shard = (str(uuid.UUID(int=number)) for number in range(1, 6))
-    with connect(path) as connection:
+    with Warehouse.at(path).connect() as connection:
         migrate(connection)
         connection.execute("INSERT INTO bank_aliases VALUES ('production', ?, ?, ?, now())", [scorer, bank, calibration])
         connection.execute("INSERT INTO calibration_slices VALUES (?, 'photo', 999, 0.001)", [calibration])
@@ -192,7 +192,7 @@ def test_two_million_rows_of_many_hosts_give_a_bounded_selection(tmp_path):
             "(1 + hash(i) % 1000) / 1000.0, 'photo', i % 10 > 0, now(), 'host' FROM range(2000000) r(i)",
             [shard, scorer, bank, calibration, run],
         )
-    with connect(path, read_only=True) as connection:
+    with Warehouse.at(path).connect(read_only=True) as connection:
         # DuckDB 2.0 needs over 600 MB for the window that the page shows, and under 400 MB for the heaps.
         connection.execute("SET memory_limit = '500MB'; SET threads = 1; SET temp_directory = ''")
         sources = selection.Sources.of(connection)
@@ -222,7 +222,7 @@ def test_hostile_keys_captions_and_sources_are_text_on_the_page(setup, tmp_path)
     folder = tmp_path / "in <b>"
     folder.mkdir()
     warehouse = landed(tmp_path / "w.duckdb", write_tar(folder / "x.tar", files), setup)
-    text, data = page_of(write_report(warehouse, "<script>alert(5)</script>", None, setup, str(tmp_path / "r")))
+    text, data = page_of(write_report(Warehouse.at(warehouse), "<script>alert(5)</script>", None, setup, str(tmp_path / "r")))
     assert text.count("<script") == text.count("</script>") == 2
     assert "<img src=x" not in text
     assert "<b>" not in re.search(r"<header>.*?</header>", text, re.DOTALL)[0]
@@ -237,7 +237,7 @@ def test_a_store_that_does_not_answer_is_not_asked_for_every_image(setup, proxie
     warehouse = landed(tmp_path / "w.duckdb", "s3://corpus/quiet.tar", setup)
     proxied.touches = lambda method, path: method == "GET"
     proxied.chances = {"503": 1.0}
-    _, data = page_of(write_report(warehouse, "t", None, setup, str(tmp_path / "r")))
+    _, data = page_of(write_report(Warehouse.at(warehouse), "t", None, setup, str(tmp_path / "r")))
     assert len(data["images"]) == 30
     assert all(record["problem"] for record in data["images"].values())
     assert "s3://corpus does not answer" in {record["problem"] for record in data["images"].values()}
@@ -260,7 +260,9 @@ def test_where_nothing_is_scored_the_page_says_why(setup, tmp_path, cut):
     path = write_tar(tmp_path / "x.tar", {"x.html": b"<html>", "s.jpg": encoded(7, width=40, height=40)})
     if cut:
         path.write_bytes(path.read_bytes()[:700])
-    text, data = page_of(write_report(landed(tmp_path / "w.duckdb", path, setup), "t", None, setup, str(tmp_path / "r")))
+    text, data = page_of(
+        write_report(Warehouse.at(landed(tmp_path / "w.duckdb", path, setup)), "t", None, setup, str(tmp_path / "r"))
+    )
     assert data["images"] == {}
     said = ("Not complete, and why", "x.tar") if cut else ("not_an_image", "too_small", "<b>2</b> excluded")
     assert [words for words in said if words not in text] == []
@@ -269,7 +271,7 @@ def test_where_nothing_is_scored_the_page_says_why(setup, tmp_path, cut):
 
 
 def test_an_empty_warehouse_has_no_report(tmp_path):
-    with connect(str(tmp_path / "w.duckdb")) as connection:
+    with Warehouse.at(str(tmp_path / "w.duckdb")).connect() as connection:
         migrate(connection)
-    assert write_report(str(tmp_path / "w.duckdb"), "t", None, NONE) is None
+    assert write_report(Warehouse.at(str(tmp_path / "w.duckdb")), "t", None, NONE) is None
     assert not (tmp_path / "w.duckdb.report").exists()

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from fabricate import encoded, landed, write_shard, write_tar
 
+from mdmf import to_pandas as query
 from mdmf_core.keeplists.keeplist import KeepList
 from tasks.keeplists.export import ExportSettings, export
 from tasks.keeplists.selection import Selection
@@ -17,8 +18,7 @@ from tasks.maintenance.content_digest import content_digest
 from tasks.report.write import NoEvidence, write_report
 from tasks.reviews.csv_files import write_sample
 from tasks.reviews.verdicts import import_reviews
-from tasks.warehouse.connect import connect
-from tasks.warehouse.questions import query
+from tasks.warehouse.warehouse import Warehouse
 
 BUDGET = 0.2
 ODD = ("=1+1", "new\nline", "k" * 600)
@@ -44,7 +44,7 @@ def review(warehouse: str, **verdicts: str) -> dict[str, str]:
             sql = "SELECT image_id::VARCHAR FROM decisions(?) WHERE by_score = ? ORDER BY key LIMIT 1"
             found[decision] = query(warehouse, sql, [BUDGET, decision]).iloc[0, 0]
             writer.writerow([found[decision], verdict, "<b>hands</b>"])
-    import_reviews(warehouse, str(path), "ana")
+    import_reviews(Warehouse.at(warehouse), str(path), "ana")
     return found
 
 
@@ -68,7 +68,10 @@ def test_keep_lists_follow_reviews_and_say_so(warehouse, tmp_path):
 
 def test_the_report_says_what_reviewers_said(warehouse, tmp_path, monkeypatch):
     monkeypatch.setattr("tasks.report.facts._PREFERRED", BUDGET)
-    page = lambda name: Path(write_report(warehouse, "t", None, NoEvidence("no"), str(tmp_path / name))).read_text()  # noqa: E731
+
+    def page(name: str) -> str:
+        return Path(write_report(Warehouse.at(warehouse), "t", None, NoEvidence("no"), str(tmp_path / name))).read_text()
+
     assert 'id="reviewed"' not in page("before")
     found = review(warehouse, kept="generated", flagged="real")
     text = page("after")
@@ -84,21 +87,21 @@ def test_the_report_says_what_reviewers_said(warehouse, tmp_path, monkeypatch):
 
 def test_backups_hold_reviews_and_the_content_digest_is_that_of_the_images_alone(warehouse, tmp_path):
     def digest(path: str) -> str:
-        with connect(path, read_only=True) as connection:
+        with Warehouse.at(path).connect(read_only=True) as connection:
             return content_digest(connection)
 
     before = digest(warehouse)
     review(warehouse, kept="generated", flagged="real")
     assert digest(warehouse) == before
-    backup(warehouse, str(tmp_path / "b.duckdb"))
-    restore(str(tmp_path / "b.duckdb"), str(tmp_path / "again.duckdb"))
+    backup(Warehouse.at(warehouse), str(tmp_path / "b.duckdb"))
+    restore(str(tmp_path / "b.duckdb"), Warehouse.at(str(tmp_path / "again.duckdb")))
     sql = "SELECT * FROM reviews ORDER BY image_id"
     assert len(query(warehouse, sql)) == 2
     pd.testing.assert_frame_equal(query(str(tmp_path / "again.duckdb"), sql), query(warehouse, sql))
 
 
 def test_a_sample_opens_in_a_spreadsheet_without_formulas_and_comes_back(warehouse, tmp_path):
-    with connect(warehouse, read_only=True) as connection:
+    with Warehouse.at(warehouse).connect(read_only=True) as connection:
         rows = connection.execute("SELECT 1, image_id, shard_url, key, score, p_value, caption, url FROM scored").fetchall()
     names = ("place", "image_id", "shard_url", "key", "score", "p_value", "caption", "url")
     write_sample(str(tmp_path / "look.csv"), [dict(zip(names, row, strict=True)) for row in rows])
@@ -109,4 +112,4 @@ def test_a_sample_opens_in_a_spreadsheet_without_formulas_and_comes_back(warehou
         writer = csv.DictWriter(file, given[0])
         writer.writeheader()
         writer.writerows(row | {"verdict": "real"} for row in given)
-    assert import_reviews(warehouse, str(tmp_path / "done.csv"), "ana").new == 23
+    assert import_reviews(Warehouse.at(warehouse), str(tmp_path / "done.csv"), "ana").new == 23

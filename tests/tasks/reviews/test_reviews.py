@@ -18,7 +18,7 @@ from tasks.banks.left_out import reviewed_generated
 from tasks.report.galleries import PER_GALLERY
 from tasks.report.write import NoEvidence, write_report
 from tasks.reviews.verdicts import import_reviews, next_to_review
-from tasks.warehouse.connect import connect
+from tasks.warehouse.warehouse import Warehouse
 
 HEADER = "image_id,shard_url,key,verdict,reviewer,reason\n"
 
@@ -37,7 +37,7 @@ def warehouse(made, tmp_path) -> str:
 
 
 def ask(warehouse: str, sql: str, *parameters: object) -> list[tuple]:
-    with connect(warehouse, read_only=True) as connection:
+    with Warehouse.at(warehouse).connect(read_only=True) as connection:
         return connection.execute(sql, parameters).fetchall()
 
 
@@ -59,7 +59,7 @@ def test_verdicts_override_the_score_and_say_so(warehouse, tmp_path):
     before = dict(ask(warehouse, "SELECT decision, count(*) FROM decisions(0.05) GROUP BY 1"))
     rows = [(*flagged[0], "Real", "", ""), (*flagged[1], "unsure", "", ""), (*kept, "generated", "", "six fingers")]
     rows.append((*unsure, "generated", "ben", ""))
-    done = import_reviews(warehouse, write(tmp_path / "v.csv", *rows), "ana")
+    done = import_reviews(Warehouse.at(warehouse), write(tmp_path / "v.csv", *rows), "ana")
     assert (done.new, done.known, done.blank) == (4, 0, 0)
     found = {
         str(image): rest
@@ -86,33 +86,42 @@ def test_verdicts_override_the_score_and_say_so(warehouse, tmp_path):
 def test_the_newest_verdict_counts_and_history_stays(warehouse, tmp_path):
     ((image, url, key),) = some(warehouse, "flagged", 1)
     first = write(tmp_path / "1.csv", (image, url, key, "generated", "ana", ""))
-    assert import_reviews(warehouse, first).new == 1
-    again = import_reviews(warehouse, first)
+    assert import_reviews(Warehouse.at(warehouse), first).new == 1
+    again = import_reviews(Warehouse.at(warehouse), first)
     assert (again.new, again.known) == (0, 1)
-    import_reviews(warehouse, write(tmp_path / "2.csv", (image, url, key, "real", "ben", "the photographer's site")))
-    assert import_reviews(warehouse, first).new == 0  # an old file again does not bring the old verdict back
+    import_reviews(
+        Warehouse.at(warehouse), write(tmp_path / "2.csv", (image, url, key, "real", "ben", "the photographer's site"))
+    )
+    assert import_reviews(Warehouse.at(warehouse), first).new == 0  # an old file again does not bring the old verdict back
     assert ask(warehouse, "SELECT decision FROM decided(0.05) WHERE image_id = ?", image) == [("kept",)]
     header = "image_id,verdict,reviewer,reviewed_at\n"
-    import_reviews(warehouse, write(tmp_path / "3.csv", (image, "unsure", "eva", "2020-01-01T00:00:00"), header=header))
+    import_reviews(
+        Warehouse.at(warehouse), write(tmp_path / "3.csv", (image, "unsure", "eva", "2020-01-01T00:00:00"), header=header)
+    )
     assert ask(warehouse, "SELECT decision FROM decided(0.05) WHERE image_id = ?", image) == [("kept",)]  # said long before
-    import_reviews(warehouse, write(tmp_path / "4.csv", (image, url, key, "generated", "ana", "on second thoughts")))
+    import_reviews(
+        Warehouse.at(warehouse), write(tmp_path / "4.csv", (image, url, key, "generated", "ana", "on second thoughts"))
+    )
     assert ask(warehouse, "SELECT decision FROM decided(0.05) WHERE image_id = ?", image) == [("flagged",)]
-    assert import_reviews(warehouse, first).new == 0  # known by its file, although ana has said something else since
+    assert (
+        import_reviews(Warehouse.at(warehouse), first).new == 0
+    )  # known by its file, although ana has said something else since
     said = ask(warehouse, "SELECT verdict, reviewer FROM reviews ORDER BY imported_at")
     assert said == [("generated", "ana"), ("real", "ben"), ("unsure", "eva"), ("generated", "ana")]
 
 
 def test_a_verdict_goes_with_the_bytes_to_other_shards(warehouse, tmp_path):
     (one, url, key), (other, *_) = some(warehouse, "flagged", 2)
-    with connect(warehouse) as connection:
+    with Warehouse.at(warehouse).connect() as connection:
         connection.execute(
             "UPDATE images SET sha256 = (SELECT sha256 FROM images WHERE image_id = ?) WHERE image_id = ?", [one, other]
         )
-    import_reviews(warehouse, write(tmp_path / "v.csv", (one, url, key, "real", "ana", "")))
+    import_reviews(Warehouse.at(warehouse), write(tmp_path / "v.csv", (one, url, key, "real", "ana", "")))
     assert ask(warehouse, "SELECT decision, decided_by FROM decided(0.05) WHERE image_id = ?", other) == [("kept", "review")]
     with pytest.raises(MdmfError, match="lines 2 and 3: real and generated for the same image"):
         import_reviews(
-            warehouse, write(tmp_path / "c.csv", (one, "", "", "real", "a", ""), (other, "", "", "generated", "a", ""))
+            Warehouse.at(warehouse),
+            write(tmp_path / "c.csv", (one, "", "", "real", "a", ""), (other, "", "", "generated", "a", "")),
         )
 
 
@@ -148,18 +157,18 @@ def test_files_that_cannot_be_used_are_refused_whole(warehouse, tmp_path, text, 
         text += f"{good[0]},,,real,ana,\n"
     (tmp_path / "v.csv").write_bytes(text.replace("X", bad[0]).encode("latin-1"))
     with pytest.raises(MdmfError, match=message):
-        import_reviews(warehouse, str(tmp_path / "v.csv"))
+        import_reviews(Warehouse.at(warehouse), str(tmp_path / "v.csv"))
     assert ask(warehouse, "SELECT count(*) FROM reviews") == [(0,)]
 
 
 def test_many_problems_are_counted_and_a_missing_file_or_warehouse_named(warehouse, tmp_path):
     path = write(tmp_path / "v.csv", *[(f"x{at}", "", "", "real", "ana", "") for at in range(30)])
     with pytest.raises(MdmfError, match=r"line 21: .*; and 10 more; nothing was imported"):
-        import_reviews(warehouse, path)
+        import_reviews(Warehouse.at(warehouse), path)
     with pytest.raises(MdmfError, match="not found"):
-        import_reviews(warehouse, str(tmp_path / "none.csv"))
+        import_reviews(Warehouse.at(warehouse), str(tmp_path / "none.csv"))
     with pytest.raises(MdmfError, match="no warehouse at"):
-        import_reviews(str(tmp_path / "none.duckdb"), path)
+        import_reviews(Warehouse.at(str(tmp_path / "none.duckdb")), path)
     assert not (tmp_path / "none.duckdb").exists()
 
 
@@ -173,7 +182,7 @@ def looked_at(connection, where: str, truth: str) -> None:
 
 def test_the_interval_is_wilsons_and_the_sample_ends_at_its_first_gap(warehouse):
     truth = "CASE WHEN place % 5 = 0 THEN 'real' WHEN place % 7 = 0 THEN 'unsure' ELSE 'generated' END"
-    with connect(warehouse) as connection:
+    with Warehouse.at(warehouse).connect() as connection:
         flagged = connection.execute("SELECT count(*) FROM flagged(0.05)").fetchall()[0][0]
         assert connection.execute("FROM precision_estimate(0.05)").fetchall() == [
             ("random sample", flagged, 0, 0, 0, 0, None, 0, 1),
@@ -194,7 +203,7 @@ def test_the_interval_is_wilsons_and_the_sample_ends_at_its_first_gap(warehouse)
 def test_the_interval_covers_the_true_precision_as_often_as_it_says_and_chosen_images_do_not_sway_it(warehouse):
     random = np.random.default_rng(0)
     covered, misled = 0, 0
-    with connect(warehouse) as connection:
+    with Warehouse.at(warehouse).connect() as connection:
         flagged = connection.execute("SELECT count(*) FROM flagged(0.05)").fetchall()[0][0]
         for _ in range(200):
             made = random.permutation(flagged) < 0.8 * flagged
@@ -212,18 +221,18 @@ def test_the_interval_covers_the_true_precision_as_often_as_it_says_and_chosen_i
 
 
 def test_the_sample_is_the_same_for_everybody_random_and_moves_on(warehouse, tmp_path):
-    first = next_to_review(warehouse, 0.05, 20)
-    assert first == next_to_review(warehouse, 0.05, 40)[:20]
+    first = next_to_review(Warehouse.at(warehouse), 0.05, 20)
+    assert first == next_to_review(Warehouse.at(warehouse), 0.05, 40)[:20]
     assert [row["place"] for row in first] == list(range(1, 21))
     places, scores = zip(
         *ask(warehouse, "SELECT place, score FROM review_order(0.05) JOIN scored USING (image_id)"), strict=True
     )
     assert abs(np.corrcoef(places, scores)[0, 1]) < 0.15
     rows = [(row["image_id"], row["shard_url"], row["key"], "generated", "ana", "") for row in first[:5]]
-    import_reviews(warehouse, write(tmp_path / "v.csv", *rows))
-    assert [row["place"] for row in next_to_review(warehouse, 0.05, 3)] == [6, 7, 8]
-    narrow = [row["image_id"] for row in next_to_review(warehouse, 0.01, 1000)]
-    wide = [row["image_id"] for row in next_to_review(warehouse, 0.05, 1000)]
+    import_reviews(Warehouse.at(warehouse), write(tmp_path / "v.csv", *rows))
+    assert [row["place"] for row in next_to_review(Warehouse.at(warehouse), 0.05, 3)] == [6, 7, 8]
+    narrow = [row["image_id"] for row in next_to_review(Warehouse.at(warehouse), 0.01, 1000)]
+    wide = [row["image_id"] for row in next_to_review(Warehouse.at(warehouse), 0.05, 1000)]
     assert [image for image in wide if image in set(narrow)] == narrow  # a stricter budget keeps the order
 
 
@@ -233,7 +242,7 @@ def mdmf(*arguments: object) -> tuple[int, str]:
 
 
 def test_from_sample_to_precision_on_the_command_line(warehouse, tmp_path):
-    with connect(warehouse) as connection:
+    with Warehouse.at(warehouse).connect() as connection:
         connection.execute("UPDATE images SET caption = '=cmd()', url = NULL")
     sample, at = tmp_path / "sample.csv", ("--warehouse", warehouse)
     status, text = mdmf("review", "sample", sample, "--budget", 0.05, "--n", 30, *at)
@@ -264,17 +273,21 @@ def test_from_sample_to_precision_on_the_command_line(warehouse, tmp_path):
 
 def test_what_is_reviewed_as_generated_is_known_by_its_bytes(warehouse, tmp_path):
     (one, two) = some(warehouse, "kept", 2)
-    import_reviews(warehouse, write(tmp_path / "v.csv", (*one, "generated", "ana", ""), (*two, "real", "ana", "")))
+    import_reviews(
+        Warehouse.at(warehouse), write(tmp_path / "v.csv", (*one, "generated", "ana", ""), (*two, "real", "ana", ""))
+    )
     ((sha256,),) = ask(warehouse, "SELECT sha256 FROM images WHERE image_id = ?", one[0])
-    assert reviewed_generated(warehouse) == {sha256}
-    assert reviewed_generated(str(tmp_path / "none.duckdb")) == frozenset()
-    with connect(str(tmp_path / "old.duckdb")) as connection:
+    assert reviewed_generated(Warehouse.at(warehouse)) == {sha256}
+    assert reviewed_generated(Warehouse.at(str(tmp_path / "none.duckdb"))) == frozenset()
+    with Warehouse.at(str(tmp_path / "old.duckdb")).connect() as connection:
         connection.execute("CREATE TABLE migrations (name VARCHAR)")
-    assert reviewed_generated(str(tmp_path / "old.duckdb")) == frozenset()
+    assert reviewed_generated(Warehouse.at(str(tmp_path / "old.duckdb"))) == frozenset()
 
 
 def test_the_report_shows_the_next_to_review_and_what_reviewers_found(warehouse, tmp_path):
-    with connect(warehouse) as connection:  # no store of theirs answers; a path that is not there is not asked twice
+    with Warehouse.at(
+        warehouse
+    ).connect() as connection:  # no store of theirs answers; a path that is not there is not asked twice
         connection.execute("UPDATE shards SET url = replace(url, 's3:/', '/nowhere')")
     order = [str(identity) for (identity,) in ask(warehouse, "SELECT image_id FROM review_order(0.05) ORDER BY place")]
     ids, text = reviewed_report(warehouse, tmp_path)
@@ -283,7 +296,7 @@ def test_the_report_shows_the_next_to_review_and_what_reviewers_found(warehouse,
     assert "If the real images of this corpus score like the calibration's, " in text
     verdicts = [(identity, "generated" if place % 4 else "real") for place, identity in enumerate(order[:40])]
     verdicts.append((order[60], "real"))
-    import_reviews(warehouse, write(tmp_path / "v.csv", *verdicts, header="image_id,verdict\n"), "ana")
+    import_reviews(Warehouse.at(warehouse), write(tmp_path / "v.csv", *verdicts, header="image_id,verdict\n"), "ana")
     ids, text = reviewed_report(warehouse, tmp_path)
     assert ids == [*order[40:60], *order[61 : PER_GALLERY + 41]]
     exact = binomtest(30, 40).proportion_ci(method="wilson")
@@ -294,7 +307,7 @@ def test_the_report_shows_the_next_to_review_and_what_reviewers_found(warehouse,
 
 def reviewed_report(warehouse: str, folder: Path) -> tuple[list[str], str]:
     """(image ids to review, in the page's order; the page with plain spaces)."""
-    page = write_report(warehouse, "t", None, NoEvidence("not asked for"), str(folder / "report"))
+    page = write_report(Warehouse.at(warehouse), "t", None, NoEvidence("not asked for"), str(folder / "report"))
     text = Path(page or "").read_text().replace("\u202f", " ").replace("<b>", "").replace("</b>", "")
     gallery = re.search(r'<section class="gallery" id="review".*?</section>', text, re.DOTALL)
     assert gallery

@@ -13,7 +13,7 @@ from tasks.collections.listing import list_shards
 from tasks.parts.leases import acquire, owner
 from tasks.parts.outcome import Work, wasted_seconds, without_part, work_name
 from tasks.runs import leased_shard as work
-from tasks.warehouse.address import leases_folder, parts_folder
+from tasks.warehouse.warehouse import Warehouse
 
 
 def test_dead_attempts_and_shards_without_rows(three_shards):
@@ -38,7 +38,7 @@ def died_at_it(setup, tmp_path):
     source = write_shard(tmp_path / "00000.tar", range(2))
     warehouse = open_warehouse(tmp_path / "w.duckdb", setup)
     (shard,) = list_shards(str(source), 1000)
-    folder, name = leases_folder(warehouse), work_name(shard.url, setup.key)
+    folder, name = Warehouse.at(warehouse).leases, work_name(shard.url, setup.key)
     process = multiprocessing.get_context("spawn").Process(target=_die, args=(folder, name))
     process.start()
     lease = Path(folder, "held", f"{name}.1.json")
@@ -58,8 +58,8 @@ def test_what_died_is_lost_unless_its_part_was_finished(setup, died_at_it, monke
     if finished:
         found = without_part(shard, "complete", "", RUN, seconds=49.0)
         monkeypatch.setattr(work, "score_shard", lambda *_: found)
-    with owner(leases_folder(warehouse), RUN) as name:
-        args = setup, parts_folder(warehouse), leases_folder(warehouse), name, None, lambda _: None
+    with owner(Warehouse.at(warehouse).leases, RUN) as name:
+        args = setup, Warehouse.at(warehouse).parts, Warehouse.at(warehouse).leases, name, None, lambda _: None
         outcome = work.score_under_lease(Work(shard, 0), *args)
     assert outcome.state == "complete"
     assert outcome.lost == pytest.approx(1.0 if finished else 50.0)

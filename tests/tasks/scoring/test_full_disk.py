@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from fabricate import CONTENT, encoded, write_tar
 
+from mdmf import to_pandas as query
 from mdmf_core.errors import WarehouseError
 from tasks.collections.listing import list_shards
 from tasks.parts.outcome import ShardOutcome
@@ -19,11 +20,9 @@ from tasks.scoring.loading import load_setup
 from tasks.scoring.scoring_setup import ScoringSetup
 from tasks.scoring.shard import score_shard
 from tasks.storage.filesystems import write_bytes
-from tasks.warehouse.address import parts_folder
-from tasks.warehouse.connect import connect
 from tasks.warehouse.landing import land
 from tasks.warehouse.migrations import migrate
-from tasks.warehouse.questions import query
+from tasks.warehouse.warehouse import Warehouse
 
 
 class Disk:
@@ -96,16 +95,16 @@ def test_landing_on_a_full_disk_lands_nothing_and_the_next_one_everything(
 ):
     warehouse = str(disk.path / "warehouse.duckdb")
     disk.remount("size=64m")
-    with connect(warehouse) as connection:
+    with Warehouse.at(warehouse).connect() as connection:
         migrate(connection)
     outcome = score(source, setup, tmp_path / "parts")
     disk.shrink_to_what_is_used()
     with pytest.raises(WarehouseError, match=r"no space for .*/disk/warehouse\.duckdb: 0\.0 MiB are left"):
-        land(warehouse, [outcome], setup.key)
+        land(Warehouse.at(warehouse), [outcome], setup.key)
     for table in ("shards", "images", "scores", "exclusions"):
         assert query(warehouse, f"SELECT count(*) AS n FROM {table}")["n"][0] == 0
     disk.remount("size=64m")
-    land(warehouse, [outcome], setup.key)
+    land(Warehouse.at(warehouse), [outcome], setup.key)
     assert query(warehouse, "SELECT count(*) AS n FROM scores")["n"][0] == outcome.scored == 5
 
 
@@ -124,4 +123,4 @@ def test_a_read_only_warehouse_is_one_error_before_anything_is_scored(curate, di
     assert query(warehouse, CONTENT).equals(before)
     assert set(disk.files()) == files
     with pytest.raises(WarehouseError, match="its disk is read-only"):
-        write_bytes(f"{parts_folder(warehouse)}/plans/x", b"")
+        write_bytes(f"{Warehouse.at(warehouse).parts}/plans/x", b"")

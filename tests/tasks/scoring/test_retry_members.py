@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from fabricate import RUN, encoded, open_warehouse, write_folder, write_tar
 
+from mdmf import to_pandas as query
 from mdmf_core.images.decode import ImageLimits
 from mdmf_core.records import Shard
 from tasks.collections.listing import list_shards
@@ -16,7 +17,7 @@ from tasks.scoring.retry_members import retry_members
 from tasks.scoring.scoring_setup import ScoringSetup
 from tasks.scoring.shard import score_shard
 from tasks.warehouse.landing import land
-from tasks.warehouse.questions import query
+from tasks.warehouse.warehouse import Warehouse
 
 
 @pytest.fixture
@@ -77,12 +78,12 @@ def test_a_slice_that_gains_a_file_takes_the_place_of_what_it_was_without_it(set
     (shard,) = list_shards(str(folder), 1000)
     (folder / "1.jpg").rename(tmp_path / "away.jpg")
     first = score_shard(shard, setup, str(tmp_path / "parts"), RUN, None, lambda images: None)
-    land(warehouse, [first], setup.key)
+    land(Warehouse.at(warehouse), [first], setup.key)
     (tmp_path / "away.jpg").rename(folder / "1.jpg")
     second = mended(shard, setup, tmp_path, "storage")
     assert (first.scored, second.scored) == (2, 3)
     assert first.digest != second.digest
-    land(warehouse, [second], setup.key)
+    land(Warehouse.at(warehouse), [second], setup.key)
     held = [query(warehouse, f"SELECT count(*) AS n FROM {table}")["n"][0] for table in ("shards", "images", "exclusions")]
     assert held == [1, 3, 0]
     assert query(warehouse, "SELECT caption FROM scored WHERE key = '1.jpg'")["caption"][0] == "one"

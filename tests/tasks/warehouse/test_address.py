@@ -5,14 +5,15 @@ import os
 import pytest
 
 from mdmf_core.errors import SourceError, WarehouseError
-from tasks.warehouse.address import Embedded, Lake, address, leases_folder, parts_folder, report_folder
+from tasks.warehouse.address import Embedded, Lake, address
+from tasks.warehouse.warehouse import Warehouse
 
 
 def test_a_path_is_an_embedded_warehouse_and_what_belongs_to_it_lies_beside():
     assert address("w.duckdb") == Embedded(os.path.abspath("w.duckdb"))
-    assert parts_folder("/data/w.duckdb") == "/data/w.duckdb.parts"
-    assert leases_folder("/data/w.duckdb") == "/data/w.duckdb.parts/leases"
-    assert report_folder("/data/w.duckdb") == "/data/w.duckdb.report"
+    assert Warehouse.at("/data/w.duckdb").parts == "/data/w.duckdb.parts"
+    assert Warehouse.at("/data/w.duckdb").leases == "/data/w.duckdb.parts/leases"
+    assert Warehouse.at("/data/w.duckdb").report == "/data/w.duckdb.report"
 
 
 @pytest.mark.parametrize(
@@ -36,8 +37,8 @@ def test_a_lake_is_a_catalog_and_a_folder_of_data(text, lake):
 
 
 def test_what_belongs_to_a_lake_lies_beside_its_data_and_never_in_it():
-    assert parts_folder("ducklake:postgres:dbname=l?data=s3://bucket/lake/") == "s3://bucket/lake.parts"
-    assert leases_folder("ducklake:sqlite:/w?data=/d/lake") == "/d/lake.parts/leases"
+    assert Warehouse.at("ducklake:postgres:dbname=l?data=s3://bucket/lake/").parts == "s3://bucket/lake.parts"
+    assert Warehouse.at("ducklake:sqlite:/w?data=/d/lake").leases == "/d/lake.parts/leases"
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 from lakes import KINDS, place
 
 from mdmf_core.banks.calibration import budget
-from tasks.warehouse.connect import connect
 from tasks.warehouse.migrations import migrate
+from tasks.warehouse.warehouse import Warehouse
 
 IDS = [str(uuid.UUID(int=number)) for number in range(1, 6)]
 
@@ -22,7 +22,7 @@ def corpus(request, tmp_path):
     def fill(rows: pd.DataFrame, calibrated: dict[str, int]):
         path = place(tmp_path, request.param)
         scorer, bank, calibration, shard, run = IDS
-        with connect(path) as connection:
+        with Warehouse.at(path).connect() as connection:
             migrate(connection)
             connection.execute("INSERT INTO bank_aliases VALUES ('production', ?, ?, ?, now())", [scorer, bank, calibration])
             for domain, n in calibrated.items():
@@ -52,7 +52,7 @@ def corpus(request, tmp_path):
             )
 
         def ask(sql: str) -> pd.DataFrame:
-            with connect(path, read_only=True) as connection:
+            with Warehouse.at(path).connect(read_only=True) as connection:
                 return connection.execute(sql).df()
 
         return ask

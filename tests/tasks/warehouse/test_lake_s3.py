@@ -7,8 +7,8 @@ from s3_server import SECRET, s3_server
 from warehouses import digest
 
 from tasks.maintenance.compaction import compact
-from tasks.warehouse.connect import connect
 from tasks.warehouse.landing import land
+from tasks.warehouse.warehouse import Warehouse
 
 pytestmark = needs_lakes
 
@@ -27,12 +27,12 @@ def test_rows_land_and_are_compacted_in_s3(store, tmp_path):
     here = opened_registry(str(tmp_path / "here.duckdb"))
     there = opened_registry(f"ducklake:sqlite:{tmp_path}/w.sqlite?data=s3://corpus/lake")
     outcomes = [made_outcome(here, number) for number in range(4)]
-    land(here, outcomes, KEY)
+    land(Warehouse.at(here), outcomes, KEY)
     for start in (0, 2):
-        land(there, outcomes[start : start + 2], KEY)
+        land(Warehouse.at(there), outcomes[start : start + 2], KEY)
     assert digest(there) == digest(here)
     assert list((store / "lake" / "main" / "scores").rglob("*.parquet"))
-    compact(there, keep_days=0)
+    compact(Warehouse.at(there), keep_days=0)
     assert digest(there) == digest(here)
 
 
@@ -40,5 +40,5 @@ def test_wrong_credentials_are_refused_by_the_store(store, tmp_path, monkeypatch
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     there = opened_registry(f"ducklake:sqlite:{tmp_path}/w.sqlite?data=s3://corpus/lake")
     here = str(tmp_path / "here.duckdb")
-    with pytest.raises(Exception, match=r"403|Forbidden|denied"), connect(there):
-        land(there, [made_outcome(here, 1)], KEY)
+    with pytest.raises(Exception, match=r"403|Forbidden|denied"), Warehouse.at(there).connect():
+        land(Warehouse.at(there), [made_outcome(here, 1)], KEY)

@@ -14,11 +14,11 @@ from lakes import KEY, land_again_and_again, land_side_by_side, made_outcome, ne
 from postgres_server import postgres_server, why_not
 from warehouses import digest
 
+from mdmf import to_pandas as query
 from mdmf_core.errors import WarehouseHeld
 from tasks.warehouse.commits import commit
-from tasks.warehouse.connect import connect
 from tasks.warehouse.landing import _land_all, land
-from tasks.warehouse.questions import query
+from tasks.warehouse.warehouse import Warehouse
 
 needs_postgres = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 pytestmark = needs_lakes
@@ -38,7 +38,7 @@ def lake(request, tmp_path, monkeypatch) -> Iterator[str]:
 def alone(lake: str, shards: int, tmp_path: Path) -> str:
     """The content digest of what one writer of an embedded warehouse makes of the same shards."""
     warehouse = opened_registry(str(tmp_path / "alone.duckdb"))
-    land(warehouse, [made_outcome(lake, number) for number in range(shards)], KEY)
+    land(Warehouse.at(warehouse), [made_outcome(lake, number) for number in range(shards)], KEY)
     return digest(warehouse)
 
 
@@ -54,11 +54,13 @@ def test_a_writer_that_slept_through_its_lease_does_not_land_beside_the_one_that
     def sleepy() -> list[str]:
         overtaken = _land_all(connection, [stale], KEY.ids)
         if not tries:
-            land(lake, [replace(stale, generation=2)], KEY)  # the other, between the sleeper's look and its commit
+            land(
+                Warehouse.at(lake), [replace(stale, generation=2)], KEY
+            )  # the other, between the sleeper's look and its commit
         tries.append(overtaken)
         return overtaken
 
-    with connect(lake) as connection:
+    with Warehouse.at(lake).connect() as connection:
         assert commit(connection, sleepy) == ["/made/00000.tar"]
     assert tries == [[], ["/made/00000.tar"]]
     found = query(lake, "SELECT generation, (SELECT count(*) FROM scores) AS scores FROM shards")
@@ -70,12 +72,12 @@ def test_patience_ends(lake):
         connection.execute("SELECT count(*) FROM runs").fetchall()
         connection.execute("DELETE FROM bank_aliases WHERE alias = 'none'")
         connection.execute("INSERT INTO bank_members VALUES (uuid(), 's', 'k', 'x', 'photo', NULL)")
-        with connect(lake) as other:
+        with Warehouse.at(lake).connect() as other:
             other.execute("INSERT INTO bank_members VALUES (uuid(), 's', 'k', 'x', 'photo', NULL)")
 
-    with connect(lake) as connection, pytest.raises(WarehouseHeld, match="others were first to commit"):
+    with Warehouse.at(lake).connect() as connection, pytest.raises(WarehouseHeld, match="others were first to commit"):
         commit(connection, never_first, patience=0.5)
-    with connect(lake) as connection, pytest.raises(duckdb.CatalogException):
+    with Warehouse.at(lake).connect() as connection, pytest.raises(duckdb.CatalogException):
         commit(connection, lambda: connection.execute("SELECT * FROM nothing"))
 
 
@@ -91,5 +93,5 @@ def test_killed_at_any_moment_the_next_landing_ends_with_the_same_rows(lake, tmp
         assert process.is_alive()
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-    land(lake, [made_outcome(lake, number) for number in range(3)], KEY)
+    land(Warehouse.at(lake), [made_outcome(lake, number) for number in range(3)], KEY)
     assert digest(lake) == alone(lake, 3, tmp_path)

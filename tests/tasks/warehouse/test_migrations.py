@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from mdmf import to_pandas as query
 from mdmf_cli.main import app
 from mdmf_core.errors import WarehouseError
 from tasks.maintenance.backup import backup, restore
 from tasks.maintenance.verify import verify
-from tasks.warehouse.connect import connect
 from tasks.warehouse.migrations import migrate
-from tasks.warehouse.questions import query
 from tasks.warehouse.registry import find
+from tasks.warehouse.warehouse import Warehouse
 
 SCORER, SHARD, RUN = (f"00000000-0000-0000-0000-00000000000{n}" for n in (1, 8, 9))
 BANKS = {f"00000000-0000-0000-0000-0000000000{n}0": f"00000000-0000-0000-0000-0000000000{n}1" for n in (1, 2)}
@@ -28,7 +28,7 @@ STEPS = sorted(entry.name for entry in files("warehouse").iterdir() if entry.nam
 
 def made(path: str, steps: int = 2) -> str:
     """A warehouse as the first ``steps`` migrations left it, with two banks of one name and an image scored by each."""
-    with connect(path) as connection:
+    with Warehouse.at(path).connect() as connection:
         connection.execute("CREATE TABLE migrations (name VARCHAR NOT NULL, applied_at TIMESTAMPTZ NOT NULL)")
         for name in STEPS[:steps]:
             connection.execute((files("warehouse") / name).read_text())
@@ -70,12 +70,12 @@ def before_banks(tmp_path):
 @pytest.mark.parametrize("steps", range(2, len(STEPS) + 1))
 def test_every_released_schema_is_carried_forward_with_its_rows(tmp_path, steps):
     warehouse = made(str(tmp_path / "w.duckdb"), steps)
-    with connect(warehouse) as connection:
+    with Warehouse.at(warehouse).connect() as connection:
         assert migrate(connection) == STEPS[steps:]
     assert list(query(warehouse, "SELECT key, score FROM flagged(0.05)").itertuples(index=False, name=None)) == [("k", 1.0)]
     assert list(query(warehouse, "SELECT generation, part_sha256 FROM shards").isna().all()) == [True, True]
     made_now = str(tmp_path / "now.duckdb")
-    with connect(made_now) as connection:
+    with Warehouse.at(made_now).connect() as connection:
         migrate(connection)
     columns = "SELECT table_name, column_name, data_type, is_nullable FROM duckdb_columns() WHERE NOT internal ORDER BY ALL"
     assert query(warehouse, columns).equals(query(made_now, columns))
@@ -94,11 +94,11 @@ def test_a_reader_of_an_earlier_schema_is_told_what_to_do_and_changes_nothing(tm
 
 
 def test_verify_finds_an_earlier_schema_and_a_restored_backup_says_so(before_banks, tmp_path):
-    (finding,) = verify(before_banks)
+    (finding,) = verify(Warehouse.at(before_banks))
     assert (finding.check, finding.repairable) == ("schema", True)
-    backup(before_banks, str(tmp_path / "b.duckdb"))
-    assert restore(str(tmp_path / "b.duckdb"), str(tmp_path / "r.duckdb")).missing == STEPS[2:]
-    assert [f.check for f in verify(before_banks, repair=True) if f.repaired] == ["schema"]
+    backup(Warehouse.at(before_banks), str(tmp_path / "b.duckdb"))
+    assert restore(str(tmp_path / "b.duckdb"), Warehouse.at(str(tmp_path / "r.duckdb"))).missing == STEPS[2:]
+    assert [f.check for f in verify(Warehouse.at(before_banks), repair=True) if f.repaired] == ["schema"]
 
 
 @pytest.fixture
@@ -117,19 +117,22 @@ ENDLESS = "SELECT sum(a.range) FROM range(1000000000) a, range(1000000000) b"
 
 def test_a_migration_that_fails_halfway_leaves_the_version_before_it(before_banks, next_steps):
     (next_steps / "998_broken.sql").write_text(f"{HALF} SELECT error('broken');")
-    with connect(before_banks) as connection, pytest.raises(WarehouseError, match=r"998_broken.sql failed, .*as before"):
+    with (
+        Warehouse.at(before_banks).connect() as connection,
+        pytest.raises(WarehouseError, match=r"998_broken.sql failed, .*as before"),
+    ):
         migrate(connection, next_steps)
     assert list(query(before_banks, "SELECT key FROM flagged(0.05)")["key"]) == ["k"]  # 003 and 004 stayed
 
 
 def _migrate(warehouse: str, folder: Path, started: Path) -> None:
-    with connect(warehouse) as connection:
+    with Warehouse.at(warehouse).connect() as connection:
         started.touch()
         migrate(connection, folder)
 
 
 def test_killed_in_a_migration_the_warehouse_is_as_before_it(before_banks, next_steps, tmp_path):
-    with connect(before_banks) as connection:
+    with Warehouse.at(before_banks).connect() as connection:
         migrate(connection)
     (next_steps / "998_endless.sql").write_text(f"{HALF} CREATE TABLE long AS {ENDLESS};")
     context = multiprocessing.get_context("fork")
@@ -147,7 +150,7 @@ def test_killed_in_a_migration_the_warehouse_is_as_before_it(before_banks, next_
 
 
 def test_banks_get_versions_by_age_and_their_rows_keep_their_decisions(before_banks):
-    with connect(before_banks) as connection:
+    with Warehouse.at(before_banks).connect() as connection:
         migrate(connection)
         migrate(connection)  # again changes nothing
         versions = connection.execute("SELECT bank_id::VARCHAR, version FROM banks ORDER BY version").fetchall()
@@ -160,14 +163,14 @@ def test_banks_get_versions_by_age_and_their_rows_keep_their_decisions(before_ba
 
 
 def test_a_warehouse_of_a_newer_version_is_refused(before_banks):
-    with connect(before_banks) as connection:
+    with Warehouse.at(before_banks).connect() as connection:
         connection.execute("INSERT INTO migrations VALUES ('999_future.sql', now())")
         with pytest.raises(WarehouseError, match=r"newer version .*999_future"):
             migrate(connection)
 
 
 def test_scores_of_before_learn_the_host_of_their_image(tmp_path):
-    with connect(str(tmp_path / "w.duckdb")) as connection:
+    with Warehouse.at(str(tmp_path / "w.duckdb")).connect() as connection:
         steps = sorted(
             entry.name for entry in files("warehouse").iterdir() if entry.name < "005" and entry.name.endswith(".sql")
         )

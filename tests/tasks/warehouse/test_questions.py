@@ -9,9 +9,10 @@ import pytest
 from fabricate import landed, write_shard
 
 import mdmf
+from mdmf import to_pandas as query
 from mdmf_core.errors import MdmfError
 from tasks.warehouse.parts_view import query_parts
-from tasks.warehouse.questions import query
+from tasks.warehouse.warehouse import Warehouse
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +53,8 @@ def test_questions_of_every_kind_are_answered(warehouse, tmp_path):
 
 
 def test_parts_say_of_every_image_what_the_warehouse_says(warehouse):
-    there = set(query_parts(warehouse, "FROM scored LIMIT 0").columns)
+    there = set(query_parts(Warehouse.at(warehouse), "FROM scored LIMIT 0").columns)
     columns = [name for name in query(warehouse, "FROM scored LIMIT 0").columns if name in there]
     assert set(query(warehouse, "FROM scored LIMIT 0").columns) - there == {"image_id", "shard_id"}
     sql = f"SELECT {', '.join(columns)} FROM scored ORDER BY key"
-    pd.testing.assert_frame_equal(query_parts(warehouse, sql), query(warehouse, sql))
+    pd.testing.assert_frame_equal(query_parts(Warehouse.at(warehouse), sql), query(warehouse, sql))
