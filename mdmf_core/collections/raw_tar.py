@@ -1,17 +1,16 @@
 """Samples of a tar as the bytes that they are: headers and data of all their files, copied without being read as anything."""
 
-import tarfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from typing import IO
 
+from mdmf_core.collections.stream import HashingStream
 from mdmf_core.collections.tar import SIDECARS, split_key
+from mdmf_core.collections.tar_headers import BLOCK, EntryStream
 from mdmf_core.collections.text import readable
 from mdmf_core.errors import ShardCorrupt
 
-_BLOCK = 512
-_BUFFER = 1 << 20
+_RECORD = 20 * BLOCK  # bytes that tars are padded to
 
 
 @dataclass(slots=True)
@@ -23,37 +22,7 @@ class RawSample:
     image: memoryview | None = None  # of its first file that is no sidecar: the one that was scored
 
 
-class _Window:
-    """A stream that remembers what was read between two positions."""
-
-    def __init__(self, source: IO[bytes]) -> None:
-        self._source = source
-        self._held = bytearray()
-        self._start = 0  # position of the first byte held
-        self._position = 0
-
-    def read(self, size: int) -> bytes:
-        data = self._source.read(size)
-        self._position += len(data)
-        self._held += data
-        self.forget(self._start)
-        return data
-
-    def forget(self, stop: int) -> None:
-        """Drops what lies before ``stop``, also what is still to come."""
-        held = min(max(stop - (self._position - len(self._held)), 0), len(self._held))
-        del self._held[:held]
-        self._start = stop
-
-    def take(self, start: int, stop: int) -> bytes:
-        first = self._position - len(self._held)
-        data = bytes(self._held[start - first : stop - first])
-        if len(data) != stop - start:
-            raise ShardCorrupt(f"the archive ends inside the file at byte {start}")
-        return data
-
-
-def raw_samples(source: IO[bytes], wanted: Mapping[str, object]) -> Iterator[RawSample]:
+def raw_samples(source: IO[bytes], size: int, wanted: Container[str]) -> Iterator[RawSample]:
     """The first sample of every wanted key, in the order of the archive; holds one sample at a time.
 
     Files of a key belong together while they are consecutive, as WebDataset has it; a key that comes again is another
@@ -61,54 +30,37 @@ def raw_samples(source: IO[bytes], wanted: Mapping[str, object]) -> Iterator[Raw
 
     Args:
         source: the archive, positioned at its start; only ``read`` is used.
+        size: bytes that the archive has.
 
     Raises:
-        ShardCorrupt: no readable tar, or wanted files of a kind that cannot be copied.
+        ShardUnfinished, ShardCorrupt: where the reader that scores would raise them; ShardCorrupt also for files of a kind that
+            cannot be copied.
     """
-    window = _Window(source)
+    archive = EntryStream(HashingStream(source), size, keep_headers=True)
     sample, key, seen = None, None, set()
-    with _opened(window) as archive:
-        for entry in archive:
-            archive.members = []  # type: ignore[attr-defined]  # a streamed tar keeps every header otherwise
-            if archive.pax_headers:
-                raise ShardCorrupt("the archive has global headers, which samples copied out of it would lose")
-            if entry.isdir():
-                continue
-            found, extension = split_key(readable(entry.name))
-            if found != key:
-                if sample is not None:
-                    yield sample
-                key, sample = found, RawSample(found) if found in wanted and found not in seen else None
-                seen.add(found)
-            stop = _end(entry)
-            if sample is None:
-                window.forget(stop)
-                continue
-            window.forget(entry.offset)
-            archive.fileobj.seek(stop)  # its data passes through the window
-            sample.parts.append(window.take(entry.offset, stop))
-            if sample.image is None and entry.isfile() and extension not in SIDECARS:
-                start = entry.offset_data - entry.offset
-                sample.image = memoryview(sample.parts[-1])[start : start + entry.size]
-        if sample is not None:
-            yield sample
+    for entry in archive:
+        if archive.has_global_header:
+            raise ShardCorrupt("the archive has global headers, which samples copied out of it would lose")
+        if entry.is_directory:
+            continue
+        entry_key, extension = split_key(readable(entry.name))
+        if entry_key != key:
+            if sample is not None:
+                yield sample
+            key, sample = entry_key, RawSample(entry_key) if entry_key in wanted and entry_key not in seen else None
+            seen.add(entry_key)
+        if sample is None:
+            continue
+        if entry.sparse:
+            raise ShardCorrupt(f"{readable(entry.name)} is a sparse file, which is not copied")
+        sample.parts.append(entry.headers + archive.read_padded(entry))
+        if sample.image is None and entry.is_file and extension not in SIDECARS:
+            start = len(entry.headers)
+            sample.image = memoryview(sample.parts[-1])[start : start + entry.size]
+    if sample is not None:
+        yield sample
 
 
 def end_of_archive(position: int) -> bytes:
     """What closes an archive of so many bytes: two empty blocks, and zeros up to a whole record."""
-    return bytes(2 * _BLOCK + -(position + 2 * _BLOCK) % tarfile.RECORDSIZE)
-
-
-@contextmanager
-def _opened(window: _Window) -> Iterator[tarfile.TarFile]:
-    try:
-        with tarfile.open(fileobj=window, mode="r|", bufsize=_BUFFER, errorlevel=2) as archive:  # type: ignore[call-overload]
-            yield archive
-    except tarfile.TarError as error:
-        raise ShardCorrupt(f"invalid tar: {error}") from error
-
-
-def _end(entry: tarfile.TarInfo) -> int:
-    if entry.issparse():
-        raise ShardCorrupt(f"{readable(entry.name)} is a sparse file, which is not copied")
-    return entry.offset_data + (-(-entry.size // _BLOCK) * _BLOCK if entry.isfile() else 0)
+    return bytes(2 * BLOCK + -(position + 2 * BLOCK) % _RECORD)

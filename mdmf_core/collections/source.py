@@ -1,4 +1,4 @@
-"""Source URLs: brace patterns, and which kind of collection a listing is."""
+"""Brace patterns in source URLs."""
 
 import re
 
@@ -36,15 +36,3 @@ def expand_braces(pattern: str) -> list[str]:
     if literal:
         raise SourceError(f"{literal} in {pattern!r} is neither a range like {{00000..00099}} nor a list like {{a,b}}")
     return names
-
-
-def shard_kind(path: str) -> str | None:
-    """``tar`` or ``parquet`` by the name; None for anything else.
-
-    Raises:
-        SourceError: a compressed tar, which cannot be read by range or checked for its end.
-    """
-    name = path.lower()
-    if name.endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")):
-        raise SourceError(f"{path}: compressed tars are not supported; images do not compress, write plain .tar shards")
-    return "tar" if name.endswith(".tar") else "parquet" if name.endswith(".parquet") else None

@@ -33,6 +33,7 @@ class Entry:
     size: int  # bytes in the archive
     offset: int  # of the first of them
     sparse: bool
+    headers: bytes = b""  # all of the entry that lies before its data; empty unless the stream keeps headers
 
     @property
     def is_file(self) -> bool:
@@ -49,12 +50,15 @@ class EntryStream:
     Args:
         stream: the archive, positioned at its start.
         size: bytes that the archive should have.
+        keep_headers: gives every entry the bytes of its headers too, so that it can be copied as it is.
     """
 
-    def __init__(self, stream: HashingStream, size: int) -> None:
+    def __init__(self, stream: HashingStream, size: int, keep_headers: bool = False) -> None:
         self._stream = stream
         self._size = size
         self._next = 0  # where the next header starts
+        self._headers: bytearray | None = bytearray() if keep_headers else None  # of the entry that comes next
+        self.has_global_header = False  # so far
 
     def __iter__(self) -> Iterator[Entry]:
         """Raises ShardUnfinished (more bytes could make it whole) or ShardCorrupt (they could not)."""
@@ -63,7 +67,7 @@ class EntryStream:
         while True:
             self._skip_to(self._next)
             start = self._next
-            block = self._exactly(BLOCK)
+            block = self._header_bytes(BLOCK)
             if not block.strip(b"\0"):
                 if pending:
                     raise ShardCorrupt(f"the archive ends at byte {start} between an extended header and its entry")
@@ -73,15 +77,22 @@ class EntryStream:
             if kind in (_LONG_NAME, _LONG_LINK, _PAX_GLOBAL, *_PAX):
                 extended |= _extended(kind, self._header(size, start), start)
                 pending = pending or kind != _PAX_GLOBAL
+                self.has_global_header = self.has_global_header or kind == _PAX_GLOBAL
                 continue
             if kind == _OLD_SPARSE:
                 self._sparse_blocks(block)
             yield self._entry(kind, size, name, extended)
             extended, pending = {}, False
+            if self._headers is not None:
+                self._headers.clear()
 
     def read(self, entry: Entry) -> bytes:
         """The data of the latest entry."""
         return self._exactly(entry.size)
+
+    def read_padded(self, entry: Entry) -> bytes:
+        """The data of the latest entry with the padding behind it, up to the next header."""
+        return self._exactly(_padded(entry.size))
 
     def _entry(self, kind: bytes, size: int, name: bytes, extended: dict[bytes, bytes]) -> Entry:
         offset = self._stream.position
@@ -94,16 +105,17 @@ class EntryStream:
             size = _number(extended[b"size"], 10, f"size in the extended header before byte {offset}")
         sparse = kind == _OLD_SPARSE or _SPARSE in extended
         self._next = self._padded_end(offset, size)
-        return Entry(name.decode("utf-8", "surrogateescape"), kind, size, offset, sparse)
+        headers = bytes(self._headers or b"")
+        return Entry(name.decode("utf-8", "surrogateescape"), kind, size, offset, sparse, headers)
 
     def _header(self, size: int, start: int) -> bytes:
         self._next = self._padded_end(self._stream.position, size)
         if size > MAX_HEADER:
             raise ShardCorrupt(f"the extended header at byte {start} claims {size} bytes, limit {MAX_HEADER}")
-        return self._exactly(size)
+        return self._header_bytes(_padded(size))[:size]
 
     def _padded_end(self, offset: int, size: int) -> int:
-        end = offset + -(-size // BLOCK) * BLOCK
+        end = offset + _padded(size)
         if end > self._size:
             raise ShardUnfinished(f"the entry at byte {offset} claims {size} bytes, the archive ends at {self._size}")
         return end
@@ -111,7 +123,16 @@ class EntryStream:
     def _sparse_blocks(self, block: bytes) -> None:
         more = block[482]
         while more:
-            more = self._exactly(BLOCK)[504]
+            more = self._header_bytes(BLOCK)[504]
+
+    def _header_bytes(self, size: int) -> bytes:
+        data = self._exactly(size)
+        if self._headers is not None:
+            self._headers += data
+            if len(self._headers) > 2 * MAX_HEADER:
+                where = f"before byte {self._stream.position}"
+                raise ShardCorrupt(f"the headers of one entry {where} are longer than {2 * MAX_HEADER} bytes")
+        return data
 
     def _exactly(self, size: int) -> bytes:
         data = self._stream.read(size)
@@ -192,6 +213,10 @@ def _pax_records(data: bytes, start: int) -> dict[bytes, bytes]:
         records[found[2]] = data[found.end() : end - 1]
         position = end
     return records
+
+
+def _padded(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
 
 
 def _until_nul(field: bytes) -> bytes:

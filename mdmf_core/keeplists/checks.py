@@ -5,16 +5,18 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from mdmf_core.collections.formats import SHARD_SUFFIXES
 from mdmf_core.collections.tar import SIDECARS
 from mdmf_core.errors import KeepListError
 
 Sample = Mapping[str, Any]
+_SHARD_NAME = re.compile(rf"[^\s'\"]+(?:{'|'.join(map(re.escape, SHARD_SUFFIXES))})\b")
 
 
 def _components(url: str) -> list[str]:
     """Parts of a path, the last one first; of `pipe:` commands the word that names a shard."""
     if url.startswith("pipe:"):
-        named = re.search(r"[^\s'\"]+\.(?:tar|parquet)\b", url.removeprefix("pipe:"))
+        named = _SHARD_NAME.search(url.removeprefix("pipe:"))
         url = named[0] if named else url
     if "://" in url:
         url = url.partition("?")[0]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from mdmf_core.collections.folder import slice_of
+from mdmf_core.collections.formats import FORMATS
 from mdmf_core.keeplists.keeplist import ListedShard
 
 
@@ -17,8 +18,8 @@ class NewShard:
 
     @property
     def kind(self) -> str:
-        """``tar`` or ``parquet``; the files of folders go to tars."""
-        return "parquet" if self.name.endswith(".parquet") else "tar"
+        """``tar`` or ``parquet``, by the format of its sources; the files of folders go to tars."""
+        return FORMATS[self.sources[0].kind].copied_to
 
     @property
     def samples(self) -> int:
@@ -55,16 +56,16 @@ def renumbered(shards: Iterable[ListedShard], samples: int, keys: Callable[[List
         if not shard.kept:
             continue
         fits = kind == shard.kind and shard.kept <= room
-        if fits and shard.kind != "folder":  # folders get new keys where theirs clash
+        keeps_keys = not FORMATS[shard.kind].separate_files  # files get new keys where theirs clash
+        if fits and keeps_keys:
             fits = held.isdisjoint(keys(shard))
         if not fits:
             groups.append([])
             room, held, kind = samples, set(), shard.kind
         groups[-1].append(shard)
         room -= shard.kept
-        held.update(keys(shard) if shard.kind != "folder" else ())
-    suffix = {"tar": "tar", "folder": "tar", "parquet": "parquet"}
-    return [NewShard(f"{number:05d}.{suffix[group[0].kind]}", tuple(group)) for number, group in enumerate(groups)]
+        held.update(keys(shard) if keeps_keys else ())
+    return [NewShard(f"{number:05d}.{FORMATS[group[0].kind].copied_to}", tuple(group)) for number, group in enumerate(groups)]
 
 
 def tar_name(key: str, taken: Collection[str], sha256: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import fsspec
 from fsspec.utils import glob_translate
 
-from mdmf_core.collections.source import shard_kind
+from mdmf_core.collections.formats import FILE_FORMATS, FORMATS, ShardFormat, shard_kind
 from mdmf_core.errors import SourceError
 from mdmf_core.records import Shard
 from tasks.collections.shard_entries import STATS, folder_slices, require_folder, shard_of
@@ -53,13 +53,15 @@ def _named(filesystem: fsspec.AbstractFileSystem, paths: list[str]) -> Iterator[
     if not paths:
         return
     folder = os.path.dirname(paths[0])
-    asked = {os.path.basename(path) for path in paths} | {os.path.basename(_stats(path)) for path in paths if _is_tar(path)}
+    asked = {os.path.basename(path) for path in paths} | {
+        os.path.basename(_stats(path)) for path in paths if _waits_for_stats(path)
+    }
     found: dict[str, dict[str, Any]] = {}
     by_img2dataset = False
     for page in pages_with(filesystem, folder, sorted(asked)):
         by_img2dataset = by_img2dataset or _has_stats(page)
         found |= {entry["name"]: entry for entry in page if name_of(entry) in asked}
-    if not by_img2dataset and any(_is_tar(path) and path in found for path in paths):
+    if not by_img2dataset and any(_waits_for_stats(path) and path in found for path in paths):
         by_img2dataset = _has_stats(next(pages(filesystem, folder)))
     for path in paths:
         yield shard_of(filesystem, path, found, by_img2dataset)
@@ -89,24 +91,24 @@ def _places(filesystem: fsspec.AbstractFileSystem, folder: str) -> Iterator[str]
 
 
 def _of_folder(filesystem: fsspec.AbstractFileSystem, url: str, path: str, images_per_slice: int) -> Iterator[Shard]:
-    """The tars of a folder; without tars, its parquet files (beside tars those are img2dataset's own metadata)."""
+    """The shards of a folder, of the first format in the table that has any there; without shards its slices of images."""
     require_folder(filesystem, url)
     path = path.rstrip("/")
-    seen = {".tar": False, ".parquet": False}
+    present: set[ShardFormat] = set()
 
-    def wanted(suffix: str) -> Callable[[str], bool]:
+    def wanted(shard_format: ShardFormat) -> Callable[[str], bool]:
         def wants(name: str) -> bool:
-            for kind in seen:
-                seen[kind] = seen[kind] or name.lower().endswith(kind)
-            return name.lower().endswith(suffix)
+            present.update(other for other in FILE_FORMATS if other.names(name))
+            return shard_format.names(name)
 
         return wants
 
-    yield from _in_order(filesystem, path, "", wanted(".tar"))
-    if seen[".parquet"] and not seen[".tar"]:
-        yield from _in_order(filesystem, path, "", wanted(".parquet"))
-    if not any(seen.values()):
-        yield from folder_slices(filesystem, path, images_per_slice)
+    for number, shard_format in enumerate(FILE_FORMATS):
+        if number == 0 or shard_format in present:
+            yield from _in_order(filesystem, path, "", wanted(shard_format))
+        if shard_format in present:
+            return
+    yield from folder_slices(filesystem, path, images_per_slice)
 
 
 def _in_order(
@@ -117,7 +119,7 @@ def _in_order(
     stats: dict[str, bool] = {}  # of those that wait: whether it is there
 
     def ready(name: str | None) -> Iterator[Shard]:
-        while waiting and (name is None or _stats(name_of(waiting[0])) <= name or not _is_tar(name_of(waiting[0]))):
+        while waiting and (name is None or _stats(name_of(waiting[0])) <= name or not _waits_for_stats(name_of(waiting[0]))):
             entry = waiting.popleft()
             path = str(entry["name"])
             beside = {path: entry} | ({_stats(path): {}} if stats.pop(_stats(name_of(entry)), False) else {})
@@ -145,5 +147,5 @@ def _stats(path: str) -> str:
     return path.rpartition(".")[0] + STATS
 
 
-def _is_tar(path: str) -> bool:
-    return path.lower().endswith(".tar")
+def _waits_for_stats(path: str) -> bool:
+    return any(FORMATS[kind].stats_complete_it for kind in (shard_kind(path),) if kind)

@@ -8,7 +8,8 @@ from typing import Any
 
 import fsspec
 
-from mdmf_core.collections.source import expand_braces, shard_kind
+from mdmf_core.collections.formats import FILE_FORMATS, shard_kind
+from mdmf_core.collections.source import expand_braces
 from mdmf_core.errors import SourceError
 from mdmf_core.records import Shard
 from tasks.collections.bucket_listing import paged
@@ -95,10 +96,7 @@ def _from_whole_listings(
 
 
 def _folder_shards(filesystem: fsspec.AbstractFileSystem, path: str) -> list[str]:
-    """The tars of a folder; without tars, its parquet files (beside tars those are img2dataset's own metadata)."""
+    """The shards of a folder, of the first format in the table that has any there."""
     names = [entry["name"] for entry in listing(filesystem, path)]
-    for suffix in (".tar", ".parquet"):
-        found = sorted(name for name in names if name.lower().endswith(suffix))
-        if found:
-            return found
-    return []
+    shards = (sorted(filter(shard_format.names, names)) for shard_format in FILE_FORMATS)
+    return next(filter(None, shards), [])

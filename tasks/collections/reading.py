@@ -5,16 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mdmf_core.collections.folder import FolderReader, slice_of
-from mdmf_core.collections.parquet import ParquetReader, parquet_row
-from mdmf_core.collections.tar import TarReader
+from mdmf_core.collections.formats import FORMATS, Reader
 from mdmf_core.errors import ShardUnfinished, SourceRefused
 from mdmf_core.records import ExclusionReason, ImageExcluded, Shard
 from tasks.collections.shard_entries import STATS
-from tasks.storage.checked_reads import VerifiedFile, open_file, open_shard_file, read_bytes, read_range
+from tasks.storage.checked_reads import VerifiedFile, open_shard_file, open_unbuffered, read_bytes
 from tasks.storage.filesystems import open_storage
 from tasks.storage.retries import FaultBudget, storage_errors
-
-Reader = TarReader | ParquetReader | FolderReader
 
 
 @contextmanager
@@ -27,11 +24,12 @@ def open_shard(shard: Shard, max_bytes: int, storage_block: str | None = None) -
     """
     if shard.unfinished:
         raise ShardUnfinished(shard.unfinished)
-    if shard.kind == "folder":
+    opened = FORMATS[shard.kind].open
+    if opened is None:
         yield _folder_reader(shard, max_bytes, storage_block)
         return
     with open_shard_file(shard, storage_block) as file:
-        yield TarReader(file, shard.size_bytes, max_bytes) if shard.kind == "tar" else ParquetReader(file, max_bytes)
+        yield opened(file, shard.size_bytes, max_bytes)
 
 
 def expected_members(shard: Shard, storage_block: str | None = None) -> int | None:
@@ -40,10 +38,10 @@ def expected_members(shard: Shard, storage_block: str | None = None) -> int | No
     Raises:
         SourceError: the store does not say.
     """
-    if shard.kind != "tar":
+    if not FORMATS[shard.kind].stats_complete_it:
         return None
     try:
-        stats = json.loads(read_bytes(shard.url.removesuffix(".tar") + STATS, storage_block))
+        stats = json.loads(read_bytes(shard.url.rpartition(".")[0] + STATS, storage_block))
         return int(stats["successes"])
     except (SourceRefused, KeyError, TypeError, ValueError):
         return None
@@ -94,9 +92,8 @@ def read_member(shard_url: str, kind: str, key: str, locator: int | None, size: 
     Raises:
         SourceError: the shard is gone or cannot be read.
     """
-    if kind == "folder":
+    read = FORMATS[kind].read_member
+    if read is None:
         return read_bytes(f"{slice_of(shard_url)[0]}/{key}", storage_block)
-    if kind == "tar":
-        return read_range(shard_url, locator or 0, size, storage_block)
-    with storage_errors(shard_url), open_file(shard_url, storage_block) as file:
-        return parquet_row(file, locator or 0)
+    with storage_errors(shard_url), open_unbuffered(shard_url, storage_block) as file:
+        return read(file, locator or 0, size)

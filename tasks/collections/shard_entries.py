@@ -9,7 +9,7 @@ from typing import Any
 import fsspec
 
 from mdmf_core.collections.folder import IMAGE_SUFFIXES, slices
-from mdmf_core.collections.source import shard_kind
+from mdmf_core.collections.formats import FORMATS, SHARD_SUFFIXES, shard_kind
 from mdmf_core.collections.text import readable
 from mdmf_core.digests import sha256_hex
 from mdmf_core.errors import SourceError
@@ -23,7 +23,7 @@ STATS = "_stats.json"  # img2dataset writes NNNNN_stats.json last: without it NN
 def require_folder(filesystem: fsspec.AbstractFileSystem, url: str) -> None:
     """Raises SourceError when something that is named like no shard is no folder."""
     if (entry_of(url, filesystem, filesystem._strip_protocol(url)) or {}).get("type") != "directory":
-        raise SourceError(f"{url}: neither a folder nor a .tar or .parquet shard, or it does not exist")
+        raise SourceError(f"{url}: neither a folder nor a {' or '.join(SHARD_SUFFIXES)} shard, or it does not exist")
 
 
 def shard_of(
@@ -42,7 +42,7 @@ def shard_of(
     if readable(url) != url:
         raise SourceError(f"{readable(url)}: the name is not valid UTF-8, so no table can hold it; rename the file")
     if kind is None:
-        raise SourceError(f"{url}: the pattern names files that are neither .tar nor .parquet")
+        raise SourceError(f"{url}: the pattern names files that are neither {' nor '.join(SHARD_SUFFIXES)}")
     entry = beside.get(path)
     if entry is None:
         return Shard(url, kind, -1, "", unfinished="not there (yet)")
@@ -50,7 +50,7 @@ def shard_of(
         return Shard(url, kind, 0, "", unfinished="a FIFO, device, socket, folder or broken link, not a file")
     shard = Shard(url, kind, int(entry["size"]), fingerprint(entry))
     stem = path.rpartition(".")[0]
-    if kind == "tar" and by_img2dataset and stem + STATS not in beside:
+    if FORMATS[kind].stats_complete_it and by_img2dataset and stem + STATS not in beside:
         return replace(shard, unfinished=f"no {os.path.basename(stem)}{STATS} yet: img2dataset is still writing it")
     return shard
 

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mdmf_core.collections.folder import slice_of
-from mdmf_core.collections.raw_tar import end_of_archive, raw_samples
+from mdmf_core.collections.formats import FORMATS, SampleCopier
+from mdmf_core.collections.raw_tar import end_of_archive
 from mdmf_core.collections.tar import SIDECARS
-from mdmf_core.errors import KeepListError, ShardCorrupt
+from mdmf_core.errors import KeepListError, ShardCorrupt, ShardUnfinished
 from mdmf_core.keeplists.keeplist import KeepList, ListedShard
 from mdmf_core.keeplists.reshard import NewShard, tar_name
 from tasks.storage.checked_reads import open_file, read_bytes
@@ -22,7 +23,7 @@ from tasks.storage.retries import storage_errors
 
 _ROWS = 32  # of a parquet shard, held at a time
 _GROUP = 64 << 20  # bytes of a row group that is written
-# Takes sha256 by key; gives (key, key in the new tar, headers and data of all its files).
+# (key, key in the new tar, headers and data of all its files)
 _Samples = Iterator[tuple[str, str, list[bytes]]]
 
 
@@ -42,8 +43,12 @@ def write_tar(keep: KeepList, shard: NewShard, path: str, storage_block: str | N
             digests = dict(zip(rows["key"].to_pylist(), rows["sha256"].to_pylist(), strict=True))
             found: dict[str, str] = {}
             with _reading(source):
-                samples = _from_folder if source.kind == "folder" else _from_tar
-                for key, name, parts in samples(source, digests, taken, storage_block):
+                copied = FORMATS[source.kind].samples
+                if copied is None:
+                    samples = _from_folder(source, digests, taken, storage_block)
+                else:
+                    samples = _from_file(copied, source, digests, storage_block)
+                for key, name, parts in samples:
                     file.writelines(parts)
                     taken.add(name)
                     found[key] = name
@@ -79,9 +84,9 @@ def write_parquet(keep: KeepList, shard: NewShard, path: str, storage_block: str
             writer.close()
 
 
-def _from_tar(source: ListedShard, digests: dict[str, str], taken: set[str], storage_block: str | None) -> _Samples:
+def _from_file(copied: SampleCopier, source: ListedShard, digests: dict[str, str], storage_block: str | None) -> _Samples:
     with open_file(source.shard_url, storage_block) as file:
-        for sample in raw_samples(file, digests):
+        for sample in copied(file, source.size_bytes, digests):
             _require_scored(sample.image or b"", digests, source, sample.key)
             yield sample.key, sample.key, sample.parts
 
@@ -129,7 +134,7 @@ def _reading(source: ListedShard) -> Iterator[None]:
     try:
         with storage_errors(source.shard_url):
             yield
-    except (ShardCorrupt, pa.ArrowException) as error:
+    except (ShardCorrupt, ShardUnfinished, pa.ArrowException) as error:
         raise KeepListError(f"{source.shard_url}: {error}; it was whole when it was scored") from error
 
 

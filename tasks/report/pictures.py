@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from matplotlib import colormaps
 from PIL import Image
 
+from mdmf_core.collections.formats import FORMATS
 from mdmf_core.digests import sha256_hex
 from mdmf_core.errors import SourceError, SourceRefused
 from mdmf_core.images.crops import CropPlan
@@ -77,7 +78,7 @@ def see(row: dict[str, Any], storage_block: str | None, plan: CropPlan | None, s
         return Seen(identity, problem=f"{store} does not answer")
     if row.get("reason") in _NOT_AGAIN:
         return Seen(identity, problem="its decoder ended or hung; it is not decoded again here, in the run's own process")
-    if row["kind"] == "tar" and row["locator"] is None:
+    if not FORMATS[row["kind"]].separate_files and row["locator"] is None:
         return Seen(identity, problem="the warehouse does not know where its bytes lie")
     try:
         data = read_member(row["shard_url"], row["kind"], row["key"], row["locator"], row["bytes"], storage_block)

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from mdmf_core.collections.folder import FolderDigest
+from mdmf_core.collections.formats import FORMATS
 from mdmf_core.digests import sha256_hex
 from mdmf_core.errors import ShardCorrupt, ShardUnfinished, SourceError
 from mdmf_core.records import ExclusionReason, Member, Shard
@@ -69,7 +70,7 @@ def retry_members(
             progress(tried)
         excluded = before.members - scored
         seconds = time.monotonic() - started
-        whole = digest.hex if shard.kind == "folder" else before.digest  # a file that was not read before is now part of it
+        whole = digest.hex if FORMATS[shard.kind].separate_files else before.digest  # a file not read before is now part of it
         costs = stages.snapshot().record()
         part.close_with(
             replace(before, digest=whole, scored=scored, excluded=excluded, run_id=run_id, seconds=seconds, costs=costs)
@@ -87,7 +88,7 @@ def _read(row: dict[str, Any], shard: Shard, storage_block: str | None) -> Membe
         return replace(member, excluded=ExclusionReason.TOO_LARGE, detail=row["detail"])
     try:
         data = read_member(shard.url, shard.kind, member.key, member.locator, member.size, storage_block)
-        if shard.kind == "folder" and row["reason"] == ExclusionReason.STORAGE:  # then nobody looked for its caption
+        if FORMATS[shard.kind].separate_files and row["reason"] == ExclusionReason.STORAGE:  # no caption was looked for
             member = replace(member, caption=read_caption(shard.url, member.key, storage_block))
     except (SourceError, ShardUnfinished, ShardCorrupt) as error:  # of this look; what was read before stands
         return replace(member, excluded=ExclusionReason.STORAGE, detail=str(error))

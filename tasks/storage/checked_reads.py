@@ -9,6 +9,7 @@ from typing import IO, Any, cast
 
 import fsspec
 
+from mdmf_core.collections.formats import FORMATS
 from mdmf_core.errors import ChecksumDiffers, ShardCorrupt, ShardUnfinished, SourceError, SourceRefused
 from mdmf_core.records import Shard
 from tasks.storage.filesystems import fingerprint, full_url, open_storage
@@ -141,7 +142,7 @@ class VerifiedFile(io.RawIOBase):
 def open_shard_file(shard: Shard, storage_block: str | None) -> Iterator[IO[bytes]]:
     """A shard's bytes, verified when the block ends well; or when it finds them damaged, which the way here may have done."""
     budget, listed = FaultBudget.of_shard(), (shard.size_bytes, shard.fingerprint)
-    raw = VerifiedFile(*open_storage(shard.url, storage_block), budget, listed, checksummed=shard.kind == "tar")
+    raw = VerifiedFile(*open_storage(shard.url, storage_block), budget, listed, FORMATS[shard.kind].read_in_order)
     with raw, io.BufferedReader(raw, _BLOCK) as file:
         try:
             yield cast(IO[bytes], file)
@@ -159,15 +160,22 @@ def open_file(url: str, storage_block: str | None = None) -> Iterator[IO[bytes]]
         yield cast(IO[bytes], file)
 
 
+@contextmanager
+def open_unbuffered(url: str, storage_block: str | None = None) -> Iterator[IO[bytes]]:
+    """A file as it is now, for a few reads by position, with a small request's budget of faults."""
+    with VerifiedFile(*open_storage(url, storage_block), FaultBudget.of_small_request()) as file:
+        yield cast(IO[bytes], file)
+
+
 def read_range(url: str, start: int, size: int | None, storage_block: str | None = None) -> bytes:
     """Some bytes of a file; ``size`` None = to its end.
 
     Raises:
         SourceError: the store does not give them.
     """
-    with VerifiedFile(*open_storage(url, storage_block), FaultBudget.of_small_request()) as file:
+    with open_unbuffered(url, storage_block) as file:
         file.seek(start)
-        return file.readall() if size is None else file.read(size) or b""
+        return file.read(-1 if size is None else size)
 
 
 def read_bytes(url: str, storage_block: str | None = None) -> bytes:

@@ -9,48 +9,14 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tar_bytes import END, entry, header, padded, pax
 
+from mdmf_core.collections.raw_tar import raw_samples
 from mdmf_core.collections.stream import HashingStream
 from mdmf_core.collections.tar import TarReader
 from mdmf_core.collections.tar_headers import EntryStream
 from mdmf_core.errors import ShardCorrupt, ShardUnfinished
 from mdmf_core.records import ExclusionReason, Member
-
-END = bytes(1024)
-FILE = b"0"
-
-
-def header(name: bytes, size: int | bytes = 0, kind: bytes = FILE, magic: bytes = b"ustar\x0000", sparse: bytes = b"") -> bytes:
-    """A raw header block with a right checksum, whatever its fields say."""
-    block = bytearray(512)
-    block[: len(name)] = name
-    field = size if isinstance(size, bytes) else b"%011o\0" % size
-    block[124 : 124 + len(field)] = field
-    block[156:157] = kind
-    block[257 : 257 + len(magic)] = magic
-    block[386 : 386 + len(sparse)] = sparse
-    block[148:156] = b" " * 8
-    block[148:156] = b"%06o\0 " % sum(block)
-    return bytes(block)
-
-
-def padded(data: bytes) -> bytes:
-    return data + bytes(-len(data) % 512)
-
-
-def entry(name: bytes, data: bytes = b"x", kind: bytes = FILE, **fields: bytes) -> bytes:
-    return header(name, len(data), kind, **fields) + padded(data)
-
-
-def record(keyword: bytes, value: bytes) -> bytes:
-    length = len(keyword) + len(value) + 3
-    while len(b"%d" % length) + len(keyword) + len(value) + 3 != length:
-        length = len(b"%d" % length) + len(keyword) + len(value) + 3
-    return b"%d %s=%s\n" % (length, keyword, value)
-
-
-def pax(*records: tuple[bytes, bytes], kind: bytes = b"x") -> bytes:
-    return entry(b"pax", b"".join(record(*pair) for pair in records), kind)
 
 
 def read(data: bytes, max_bytes: int = 1 << 20) -> list[Member]:
@@ -167,6 +133,8 @@ ERRORS: list[tuple[str, bytes, type[Exception], str]] = [
 def test_archives_that_lie_are_refused_with_the_place(data, error, text):
     with pytest.raises(error, match=text):
         read(data + END)
+    with pytest.raises(error, match=text):  # what is copied for training is read as what is scored
+        list(raw_samples(io.BytesIO(data + END), len(data + END), {"a"}))
 
 
 class Repeated(io.RawIOBase):
