@@ -8,6 +8,7 @@ from pydantic import Field
 from tasks.runs import steps
 from tasks.runs.engines import Engine, EngineName
 from tasks.runs.execution import CurateResult, carry_out
+from tasks.runs.retry import PASSING
 from tasks.runs.settings import CurateSettings
 from tasks.warehouse.warehouse import Warehouse
 
@@ -18,7 +19,7 @@ def _run_name() -> str:
 
 @flow(name="retry", flow_run_name=_run_name)
 def retry(
-    reasons: tuple[str, ...] = ("storage", "decoder_crashed", "decoder_timeout"),
+    reasons: tuple[str, ...] = PASSING,
     warehouse: str = "warehouse.duckdb",
     scorer: str = "default",
     bank: str = "default",

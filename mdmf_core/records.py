@@ -2,33 +2,49 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import UInt8
 
+_PASSES, _BY_READER, _NOT_AGAIN = "passes", "by_reader", "not_again"
+
 
 class ExclusionReason(StrEnum):
-    """Why a member of a shard got no score. Every member without a score has exactly one of these."""
+    """Why a member of a shard got no score. Every member without a score has exactly one of these.
 
-    UNDECODABLE = "undecodable"  # looks like an image, but its data is damaged
-    TRUNCATED = "truncated"  # its data ends before the image does
-    TOO_SMALL = "too_small"  # without its border, smaller than one crop of the scorer
-    TOO_LARGE = "too_large"  # more bytes or pixels than the limits allow
-    UNSUPPORTED_FORMAT = "unsupported_format"  # an image, but not JPEG, PNG or WebP
-    NOT_AN_IMAGE = "not_an_image"  # no image signature: an HTML page, a PDF, random bytes
-    EMPTY = "empty"  # zero bytes, or a null in a parquet column
-    DUPLICATE_KEY = "duplicate_key"  # another member of the shard came first under this key
-    NO_IMAGE = "no_image"  # a caption or json whose key has no image beside it
-    NOT_A_FILE = "not_a_file"  # a link, device or sparse entry in an archive
-    STORAGE = "storage"  # the store did not give its bytes
-    DECODER_CRASHED = "decoder_crashed"  # its decoder ended without an answer, twice
-    DECODER_TIMEOUT = "decoder_timeout"  # its decoder took longer than the limit
+    Attributes:
+        meaning: what is the matter with the member.
+        passes: another try may end otherwise with the same bytes; only such reasons are retried unless forced.
+        by_reader: the shard's reader decided it by the other members; another look at this one alone cannot decide otherwise.
+        decode_again: a decoder may be given the member once more where that serves no more than a picture of it.
+    """
 
-    @property
-    def passing(self) -> bool:
-        """Whether another try may end otherwise with the same bytes; only those are retried unless forced."""
-        return self in (ExclusionReason.STORAGE, ExclusionReason.DECODER_CRASHED, ExclusionReason.DECODER_TIMEOUT)
+    UNDECODABLE = "undecodable", "looks like an image, but its data is damaged"
+    TRUNCATED = "truncated", "its data ends before the image does"
+    TOO_SMALL = "too_small", "without its border, smaller than one crop of the scorer"
+    TOO_LARGE = "too_large", "more bytes or pixels than the limits allow"
+    UNSUPPORTED_FORMAT = "unsupported_format", "an image, but not JPEG, PNG or WebP"
+    NOT_AN_IMAGE = "not_an_image", "no image signature: an HTML page, a PDF, random bytes"
+    EMPTY = "empty", "zero bytes, or a null in a parquet column"
+    DUPLICATE_KEY = "duplicate_key", "another member of the shard came first under this key", _BY_READER
+    NO_IMAGE = "no_image", "a caption or json whose key has no image beside it", _BY_READER
+    NOT_A_FILE = "not_a_file", "a link, device or sparse entry in an archive", _BY_READER
+    STORAGE = "storage", "the store did not give its bytes", _PASSES
+    DECODER_CRASHED = "decoder_crashed", "its decoder ended without an answer, twice", _PASSES, _NOT_AGAIN
+    DECODER_TIMEOUT = "decoder_timeout", "its decoder took longer than the limit", _PASSES, _NOT_AGAIN
+
+    meaning: str
+    passes: bool
+    by_reader: bool
+    decode_again: bool
+
+    def __new__(cls, value: str, meaning: str = "", *traits: str) -> Self:
+        reason = str.__new__(cls, value)
+        reason._value_, reason.meaning = value, meaning
+        reason.passes, reason.by_reader = _PASSES in traits, _BY_READER in traits
+        reason.decode_again = _NOT_AGAIN not in traits
+        return reason
 
 
 class ImageExcluded(Exception):

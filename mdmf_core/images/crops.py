@@ -1,13 +1,12 @@
 """Which native-resolution squares of an image a scorer looks at, and in which encoding. Nothing is resized or padded."""
 
-import io
 import math
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
+from mdmf_core.images.reencode import reencoded
 from mdmf_core.records import ExclusionReason, ImageExcluded
 
 
@@ -71,7 +70,6 @@ class CropPlan:
     def finish(self, crops: UInt8[np.ndarray, "crops size size 3"]) -> UInt8[np.ndarray, "crops 3 size size"]:
         """Crops in the scorer's encoding. They are encoded as one column, as 4:4:4 blocks of 8 px do not reach across crops."""
         if self.quality is not None:
-            column, buffer = Image.fromarray(crops.reshape(-1, self.size, 3)), io.BytesIO()
-            column.save(buffer, "JPEG", quality=self.quality, subsampling=0)
-            crops = np.asarray(Image.open(buffer).convert("RGB")).reshape(crops.shape)
+            column = crops.reshape(-1, self.size, 3)
+            crops = reencoded(column, "JPEG", quality=self.quality, subsampling=0).reshape(crops.shape)
         return np.ascontiguousarray(crops.transpose(0, 3, 1, 2))

@@ -110,15 +110,6 @@ def decode(data: bytes, limits: ImageLimits) -> DecodedImage:
     return DecodedImage(announced, pixels.shape[1], pixels.shape[0], jpeg_quality(tables), border, content)
 
 
-def thumbnail(image: DecodedImage, side: int) -> bytes:
-    """A JPEG of at most ``side`` x ``side`` pixels."""
-    small = Image.fromarray(image.pixels)
-    small.thumbnail((side, side))
-    encoded = io.BytesIO()
-    small.save(encoded, "JPEG", quality=80)
-    return encoded.getvalue()
-
-
 def _check_pixels(width: int, height: int, limits: ImageLimits) -> None:
     if width * height > limits.max_pixels:
         raise ImageExcluded(ExclusionReason.TOO_LARGE, f"{width} x {height} pixels, limit {limits.max_pixels}")

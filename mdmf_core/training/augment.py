@@ -4,13 +4,13 @@ A detector that sees JPEG photographs and PNG generations learns the file format
 resizing, blur, noise and encodings, and crops lie at random offsets against every compression grid.
 """
 
-import io
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageFilter
+
+from mdmf_core.images.reencode import reencoded
 
 Pixels = UInt8[np.ndarray, "height width 3"]
 _FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS, Image.Resampling.BOX)
@@ -20,13 +20,6 @@ PERTURBATIONS = (
     "stored", "png", "jpeg-100", "jpeg-95", "jpeg-90", "jpeg-80", "jpeg-70", "jpeg-60", "jpeg-50", "webp-80", "blur-0.5",
     "blur-1", "blur-2", "noise-2", "noise-5", "resize-0.5", "resize-0.75", "resize-1.5", "resize-2",
 )  # fmt: skip
-
-
-def encoded(pixels: Pixels, codec: str, **options: Any) -> Pixels:
-    """The pixels after one round trip through JPEG, WebP or PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, codec, **options)
-    return np.asarray(Image.open(buffer).convert("RGB"))
 
 
 def perturb(pixels: Pixels, name: str) -> Pixels:
@@ -42,13 +35,13 @@ def perturb(pixels: Pixels, name: str) -> Pixels:
     if name == "stored":
         return pixels
     if name == "png":
-        return encoded(pixels, "PNG")
+        return reencoded(pixels, "PNG")
     try:
         value = float(amount)
         match kind:
             case "jpeg" | "webp":
                 options = {"subsampling": 2} if kind == "jpeg" else {"method": 2}
-                return encoded(pixels, kind.upper(), quality=int(value), **options)
+                return reencoded(pixels, kind.upper(), quality=int(value), **options)
             case "blur":
                 changed = np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(value)))
             case "noise":
@@ -60,7 +53,7 @@ def perturb(pixels: Pixels, name: str) -> Pixels:
                 raise ValueError(kind)
     except ValueError as error:
         raise ValueError(f"unknown perturbation {name!r}; for example {', '.join(PERTURBATIONS[2:])}") from error
-    return encoded(changed, "JPEG", quality=90, subsampling=2)
+    return reencoded(changed, "JPEG", quality=90, subsampling=2)
 
 
 @dataclass(frozen=True)
@@ -103,7 +96,7 @@ class History:
         """The processed region, never below ``side`` px: a region too small for the drawn scale keeps its size."""
         if self.first_quality is not None:
             top, left = random.integers(8, size=2) if min(region.shape[:2]) >= side + 8 else (0, 0)
-            region = encoded(region, "JPEG", quality=self.first_quality, subsampling=2)[top:, left:]
+            region = reencoded(region, "JPEG", quality=self.first_quality, subsampling=2)[top:, left:]
         image = Image.fromarray(region)
         width, height = round(image.width * self.scale), round(image.height * self.scale)
         if self.scale != 1 and min(width, height) >= side:
@@ -114,9 +107,9 @@ class History:
         if self.noise:
             pixels = _noisy(pixels, self.noise, random)
         if self.codec == "JPEG":
-            pixels = encoded(pixels, "JPEG", quality=self.quality, subsampling=self.subsampling)
+            pixels = reencoded(pixels, "JPEG", quality=self.quality, subsampling=self.subsampling)
         elif self.codec == "WEBP":
-            pixels = encoded(pixels, "WEBP", quality=self.quality, method=2)
+            pixels = reencoded(pixels, "WEBP", quality=self.quality, method=2)
         return pixels
 
 

@@ -17,11 +17,10 @@ from mdmf_core.collections.formats import FORMATS
 from mdmf_core.digests import sha256_hex
 from mdmf_core.errors import SourceError, SourceRefused
 from mdmf_core.images.crops import CropPlan
-from mdmf_core.images.decode import decode, thumbnail
-from mdmf_core.records import DecodedImage, ExclusionReason, ImageExcluded
+from mdmf_core.records import ExclusionReason, ImageExcluded
 from mdmf_core.scoring.evidence import Densities, Evidence, evidence, paint
 from tasks.collections.reading import read_member
-from tasks.scoring.decoder_pool import LIMITS
+from tasks.scoring.decoder_pool import DecodePool, decode_pool
 from tasks.scoring.scoring_setup import ScoringSetup
 from tasks.scoring.stage_threads import in_order
 
@@ -30,7 +29,6 @@ MAX_THUMBNAIL, MAX_MAP = 24_000, 4_000  # bytes; with the counts in ``selection`
 RAREST = 0.001  # lower end of the density map's colours
 # Safe for colour-blind readers: one runs from purple over white to orange, the other from yellow (rare) to dark blue.
 WITNESS, DENSITY = "PuOr_r", "cividis_r"
-_NOT_AGAIN = (ExclusionReason.DECODER_CRASHED, ExclusionReason.DECODER_TIMEOUT)
 _CLEAR = 255  # palette entry of what no patch covers
 
 
@@ -67,32 +65,33 @@ class Pictures:
         return name
 
 
-def see(row: dict[str, Any], storage_block: str | None, plan: CropPlan | None, silent: set[str]) -> Seen:
+def see(row: dict[str, Any], storage_block: str | None, plan: CropPlan | None, pool: DecodePool, silent: set[str]) -> Seen:
     """Reads and decodes one image again, and cuts its crops; whatever is wrong with it must not cost the report.
 
     Args:
+        plan: of the crops; None = none are wanted.
         silent: stores that did not answer; they are asked no more, as every image would wait for all tries. Grows here.
     """
     identity, store = str(row["image_id"]), _store(row["shard_url"])
     if store in silent:
         return Seen(identity, problem=f"{store} does not answer")
-    if row.get("reason") in _NOT_AGAIN:
-        return Seen(identity, problem="its decoder ended or hung; it is not decoded again here, in the run's own process")
+    if row.get("reason") is not None and not ExclusionReason(row["reason"]).decode_again:
+        return Seen(identity, problem="its decoder ended or hung; the report does not wait for another one")
     if not FORMATS[row["kind"]].separate_files and row["locator"] is None:
         return Seen(identity, problem="the warehouse does not know where its bytes lie")
     try:
         data = read_member(row["shard_url"], row["kind"], row["key"], row["locator"], row["bytes"], storage_block)
         if sha256_hex(data) != row["sha256"]:
             return Seen(identity, problem="its bytes are not those that were scored: the shard has changed since")
-        image = decode(data, LIMITS)
+        image = pool.upright(data)
         if not image.pixels.size:
             return Seen(identity, problem="nothing but a uniform border")
         crops = None if plan is None else plan.cut(image.pixels)
-    except (SourceError, ImageExcluded, MemoryError) as error:
+    except (SourceError, ImageExcluded) as error:
         if isinstance(error, SourceError) and not isinstance(error, SourceRefused):
             silent.add(store)
-        return Seen(identity, problem=(str(error) or "no memory to decode it")[:300])
-    return Seen(identity, small_enough(image), crops, image.pixels.shape[:2])
+        return Seen(identity, problem=str(error)[:300])
+    return Seen(identity, thumbnail(image.pixels), crops, image.pixels.shape[:2])
 
 
 def _store(shard_url: str) -> str:
@@ -100,12 +99,16 @@ def _store(shard_url: str) -> str:
     return "/".join(shard_url.split("/")[:3]) if "://" in shard_url else os.path.dirname(shard_url)
 
 
-def small_enough(image: DecodedImage) -> bytes:
-    """A thumbnail of at most ``MAX_THUMBNAIL`` bytes: noise gets fewer pixels."""
+def thumbnail(pixels: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    """A JPEG of at most ``SIDE`` x ``SIDE`` pixels and ``MAX_THUMBNAIL`` bytes: noise gets fewer pixels."""
     side = SIDE
-    while len(data := thumbnail(image, side)) > MAX_THUMBNAIL:
+    while True:
+        small, file = Image.fromarray(pixels), io.BytesIO()
+        small.thumbnail((side, side))
+        small.save(file, "JPEG", quality=80)
+        if file.tell() <= MAX_THUMBNAIL:
+            return file.getvalue()
         side = side * 3 // 4
-    return data
 
 
 def look(
@@ -117,8 +120,13 @@ def look(
     batch: list[tuple[dict[str, Any], Seen]] = []
     silent: set[str] = set()
     threads, plan = (8, None) if setup is None else (setup.decode_threads, setup.scorer.crops)
+    decoders = decode_pool() if setup is None else decode_pool(threads)
+
+    def seen_of(row: dict[str, Any]) -> Seen:
+        return see(row, storage_block, plan, decoders, silent)
+
     with ThreadPoolExecutor(threads, thread_name_prefix="report") as pool:
-        for seen in in_order(pool, lambda row: see(row, storage_block, plan, silent), records.values(), window=2 * threads):
+        for seen in in_order(pool, seen_of, records.values(), window=2 * threads):
             record = records[seen.image_id]
             record["thumbnail"] = None if seen.thumbnail is None else pictures.add(seen.thumbnail, "jpg")
             record["problem"] = seen.problem

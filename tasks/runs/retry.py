@@ -16,8 +16,8 @@ from tasks.warehouse.landing import generations
 
 # Of whole shards; `storage` is also one of members.
 SHARD_REASONS = ("storage", "unfinished", "killed", "error", "corrupt")
-# What the reader of a shard decided by its other members; another look at the member alone cannot decide otherwise.
-_BY_READER = (ExclusionReason.DUPLICATE_KEY, ExclusionReason.NO_IMAGE, ExclusionReason.NOT_A_FILE)
+# Those that another try of the member may change.
+PASSING = tuple(str(reason) for reason in ExclusionReason if reason.passes)
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,16 @@ def require_retryable(reasons: tuple[str, ...], force: bool) -> None:
     Raises:
         MdmfError: an unknown reason; one that is permanent without ``force``; one that is never retried.
     """
-    of_members = {str(reason): reason for reason in ExclusionReason if reason not in _BY_READER}
-    known = sorted({*SHARD_REASONS, *of_members})
+    of_members = {str(reason): reason for reason in ExclusionReason}
+    known = sorted({*SHARD_REASONS, *(name for name, reason in of_members.items() if not reason.by_reader)})
     for reason in reasons:
-        if reason in _BY_READER:
+        if reason in of_members and of_members[reason].by_reader:
             raise MdmfError(
                 f"{reason} follows from the other members of a shard; a changed shard is read again by `mdmf curate`"
             )
         if reason not in known:
             raise MdmfError(f"unknown reason {reason!r}; there are {', '.join(known)}")
-        passing = of_members[reason].passing if reason in of_members else reason != "corrupt"
+        passing = of_members[reason].passes if reason in of_members else reason != "corrupt"
         if not passing and not force:
             raise MdmfError(f"{reason} is permanent: the same bytes give the same verdict; with --force they are read again")
 

@@ -22,11 +22,11 @@ from jaxtyping import UInt8
 from mdmf_core.errors import MdmfError
 from mdmf_core.images.crops import CropPlan
 from mdmf_core.images.decode import ImageLimits
-from mdmf_core.records import DecodedFacts, ExclusionReason
+from mdmf_core.records import DecodedFacts, DecodedImage, ExclusionReason
 from tasks.scoring.decoder_process import LENGTHS, frame
 
 CHILD = (sys.executable, "-P", "-m", "tasks.scoring.decoder_process")
-_INHERITED = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "TMPDIR")  # no secrets
+_INHERITED = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "TMPDIR")  # no secrets
 _PIPE_BYTES = 2**20  # what Linux lets an ordinary user ask for
 _F_SETPIPE_SZ = 1031
 _HEADER_BYTES = 2**16
@@ -38,12 +38,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a decoder says of one image: either its crops or the reason why not, and the facts if it was decoded."""
+    """What a decoder says of one image: its crops or the whole of it, as asked, or why not; the facts if it was decoded."""
 
     facts: DecodedFacts | None
     crops: UInt8[np.ndarray, "n 3 size size"] | None
     reason: ExclusionReason | None = None
     detail: str = ""
+    image: DecodedImage | None = None  # where no crops were asked for
 
 
 class DecoderEnded(Exception):
@@ -78,16 +79,16 @@ class _Child:
             self.kill()
             raise MdmfError(f"a decoder cannot be started: {ending}; {' '.join(argv)} printed:\n{printed}") from error
 
-    def decode(self, data: bytes, plan: CropPlan, limits: ImageLimits) -> Decoded:
-        """The child's answer.
+    def decode(self, data: bytes, plan: CropPlan | None, limits: ImageLimits) -> Decoded:
+        """The child's answer: crops, or all pixels where there is no plan.
 
         Raises:
             DecoderEnded, DecoderOverran: the child is of no more use.
         """
         deadline = time.monotonic() + limits.max_seconds
-        self._send(frame({"limits": asdict(limits), "plan": asdict(plan)}, len(data)), deadline)
+        self._send(frame({"limits": asdict(limits), "plan": None if plan is None else asdict(plan)}, len(data)), deadline)
         self._send(data, deadline)
-        reply, body = self._receive(deadline, plan.most * 3 * plan.size**2)
+        reply, body = self._receive(deadline, 3 * (limits.max_pixels if plan is None else plan.most * plan.size**2))
         try:
             return _checked(reply, body, plan)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -173,18 +174,28 @@ def _wait_for(descriptor: int, event: int, deadline: float) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """What a child needs to import its modules; one thread each, as there is a child per core."""
+    """What a child needs to import its modules; one thread each, as there is a child per core.
+
+    Nothing but the project's root is on its path: a folder inside the project would hide standard modules, as
+    ``tasks/collections`` does ``collections``.
+    """
     root = str(Path(__file__).parents[2])
     inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-    path = os.pathsep.join(filter(None, [root, inherited.get("PYTHONPATH")]))
-    return inherited | {"PYTHONPATH": path, "PYTHONFAULTHANDLER": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return inherited | {"PYTHONPATH": root, "PYTHONFAULTHANDLER": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
-def _checked(reply: dict[str, Any], body: bytearray, plan: CropPlan) -> Decoded:
+def _checked(reply: dict[str, Any], body: bytearray, plan: CropPlan | None) -> Decoded:
     """The reply as a record. A child that was taken over can lie about its image, and nothing more."""
     facts = None if reply["facts"] is None else DecodedFacts(**reply["facts"])
     if "reason" in reply:
         return Decoded(facts, None, ExclusionReason(reply["reason"]), str(reply["detail"]))
-    if facts is None or not 1 <= reply["crops"] <= plan.most:
-        raise ValueError(f"{reply['crops']} crops, facts {facts}")
-    return Decoded(facts, np.frombuffer(body, np.uint8).reshape(reply["crops"], 3, plan.size, plan.size))
+    if facts is None:
+        raise ValueError(f"pixels of shape {reply['shape']} without facts")
+    pixels = np.frombuffer(body, np.uint8)
+    if plan is None:
+        height, width, _ = reply["shape"]
+        return Decoded(facts, None, image=DecodedImage(**asdict(facts), pixels=pixels.reshape(height, width, 3)))
+    crops, *_ = reply["shape"]
+    if not 1 <= crops <= plan.most:
+        raise ValueError(f"{crops} crops")
+    return Decoded(facts, pixels.reshape(crops, 3, plan.size, plan.size))

@@ -1,16 +1,17 @@
 """Images are decoded in child processes: one that crashes, hangs or fills its decoder's memory costs one row, not the run."""
 
 import atexit
+import os
 import queue
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Self
+from typing import Self, cast
 
 from mdmf_core.images.crops import CropPlan
 from mdmf_core.images.decode import ImageLimits
-from mdmf_core.records import ExclusionReason
+from mdmf_core.records import DecodedImage, ExclusionReason, ImageExcluded
 from tasks.scoring.decoder_pipe import CHILD, Decoded, DecoderEnded, DecoderOverran, _Child
 
 
@@ -28,8 +29,20 @@ class DecodePool:
         for _ in range(workers):
             self._seats.put(None)
 
-    def decode(self, data: bytes, plan: CropPlan) -> Decoded:
-        """The crops of one image or its exclusion; waits for a free child.
+    def upright(self, data: bytes) -> DecodedImage:
+        """One image with all its pixels, as ``mdmf_core.images.decode`` gives it; waits for a free child.
+
+        Raises:
+            ImageExcluded: also where the image ended its decoder or took too long.
+            MdmfError: no child can be started at all.
+        """
+        answer = self.decode(data, None)
+        if answer.image is None:
+            raise ImageExcluded(cast(ExclusionReason, answer.reason), answer.detail)
+        return answer.image
+
+    def decode(self, data: bytes, plan: CropPlan | None) -> Decoded:
+        """The crops of one image, or all its pixels where there is no plan, or its exclusion; waits for a free child.
 
         Raises:
             MdmfError: no child can be started at all.
@@ -40,9 +53,9 @@ class DecodePool:
             for _ in range(2):
                 child, idle = idle or _Child(self.argv), None
                 try:
-                    found = child.decode(data, plan, self.limits)
+                    answer = child.decode(data, plan, self.limits)
                     idle = child
-                    return found
+                    return answer
                 except DecoderOverran:
                     return _excluded(ExclusionReason.DECODER_TIMEOUT, f"longer than {self.limits.max_seconds:g} s")
                 except DecoderEnded as error:
@@ -73,8 +86,8 @@ _pools: dict[int, DecodePool] = {}
 _pools_lock = threading.Lock()
 
 
-def decode_pool(workers: int) -> DecodePool:
-    """This process's pool of so many children, which live until the process ends."""
+def decode_pool(workers: int = os.cpu_count() or 1) -> DecodePool:
+    """This process's pool of so many children, one per core unless told otherwise; they live until the process ends."""
     with _pools_lock:
         if workers not in _pools:
             _pools[workers] = DecodePool(workers)

@@ -1,4 +1,4 @@
-"""One decoder in a process of its own: an encoded image on stdin, its crops or the reason why not on stdout.
+"""One decoder in a process of its own: an encoded image on stdin, its pixels or the reason why not on stdout.
 
 ``tasks.scoring.decoder_pool`` runs it as ``python -m tasks.scoring.decoder_process``. It starts often and holds hostile data,
 so it imports only what decoding needs, has no secrets in its environment, and ends by itself: with its parent, or when an image
@@ -36,19 +36,22 @@ def frame(header: dict[str, Any], body_bytes: int) -> bytes:
 
 
 def answer(header: dict[str, Any], data: bytes) -> tuple[dict[str, Any], np.ndarray | None]:
-    """The reply to one image: facts and crops, or reason and detail (with the facts, where it was decoded)."""
-    limits, plan = ImageLimits(**header["limits"]), CropPlan(**header["plan"])
+    """The reply to one image: its facts and its crops, or all its pixels where the header has no plan of crops.
+
+    An image that is excluded gets its reason and detail, with the facts where it was decoded.
+    """
+    limits = ImageLimits(**header["limits"])
     facts: dict[str, Any] | None = None
     try:
         image = decode(data, limits)
         facts = asdict(image.facts)
-        crops = plan.cut(image.pixels)
+        pixels = image.pixels if header["plan"] is None else CropPlan(**header["plan"]).cut(image.pixels)
     except ImageExcluded as excluded:
         return {"facts": facts, "reason": excluded.reason, "detail": excluded.detail}, None
     except MemoryError:
         detail = f"needs more memory than the {limits.max_memory} bytes that a decoder may use"
         return {"facts": facts, "reason": ExclusionReason.TOO_LARGE, "detail": detail}, None
-    return {"facts": facts, "crops": len(crops)}, crops
+    return {"facts": facts, "shape": pixels.shape}, pixels
 
 
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:
@@ -62,11 +65,11 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
         _limit(resource.RLIMIT_AS, header["limits"]["max_memory"])
         # The signal's default action ends the process even inside a C loop, and when no parent is left to do it.
         signal.setitimer(signal.ITIMER_REAL, header["limits"]["max_seconds"] + _GRACE_SECONDS)
-        reply, crops = answer(header, data)
+        reply, pixels = answer(header, data)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        replies.write(frame(reply, 0 if crops is None else crops.nbytes))
-        if crops is not None:
-            replies.write(crops.data)
+        replies.write(frame(reply, 0 if pixels is None else pixels.nbytes))
+        if pixels is not None and pixels.size:
+            replies.write(pixels.data)
         replies.flush()
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -14,14 +13,13 @@ from safetensors.torch import load_file, save_file
 
 from mdmf_core.digests import digest_of, sha256_hex, tensors_digest
 from mdmf_core.errors import SourceError
-from mdmf_core.images.decode import decode
-from mdmf_core.records import ImageExcluded, ImageShape
+from mdmf_core.records import ExclusionReason, ImageExcluded, ImageShape
 from mdmf_core.scoring.scorer import Scorer
 from mdmf_core.training.conditions import crops_under
 from mdmf_core.training.labelled import LabelledImage
 from mdmf_core.training.model_choice import ImageTokens
 from mdmf_core.training.regenerate import SPECS, TILE, Regenerator, train_regenerator
-from tasks.scoring.decoder_pool import LIMITS
+from tasks.scoring.decoder_pool import DecodePool, decode_pool
 from tasks.storage.checked_reads import read_bytes
 from tasks.storage.local_files import atomic_path
 
@@ -50,6 +48,9 @@ class ImageFacts:
     def shape(self) -> ImageShape:
         """What decides which real images it can be compared with."""
         return ImageShape(self.width, self.height, self.jpeg_quality, None)
+
+
+ImageCrops = tuple[ImageFacts, UInt8[np.ndarray, "n 3 size size"] | None]
 
 
 @dataclass(frozen=True)
@@ -99,20 +100,24 @@ class TokenCache:
         missing = [name for name in missing if not (name.startswith("regenerated-") and chunk[0].generated)]
         if not missing:
             return 0
-        with ThreadPoolExecutor(max(1, os.cpu_count() or 1)) as pool:
-            files = list(pool.map(lambda image: read_bytes(image.url, storage_block), chunk))
-            for condition in missing:
-                made = list(pool.map(self._crops, chunk, files, [condition] * len(chunk)))
-                self._save(self.path(chunk, condition), made)
+        pool = decode_pool()
+        files = list(pool.threads.map(lambda image: read_bytes(image.url, storage_block), chunk))
+        lost: dict[str, ImageFacts] = {}  # by URL: no further condition waits for a decoder that ends or hangs again
+
+        def crops(image: LabelledImage, data: bytes) -> ImageCrops:
+            return (lost[image.url], None) if image.url in lost else self._crops(image, data, condition, pool)
+
+        for condition in missing:
+            made = list(pool.threads.map(crops, chunk, files))
+            lost |= {facts.url: facts for facts, _ in made if facts.reason and not ExclusionReason(facts.reason).decode_again}
+            self._save(self.path(chunk, condition), made)
         return len(missing)
 
-    def _crops(
-        self, image: LabelledImage, data: bytes, condition: str
-    ) -> tuple[ImageFacts, UInt8[np.ndarray, "n 3 size size"] | None]:
+    def _crops(self, image: LabelledImage, data: bytes, condition: str, pool: DecodePool) -> ImageCrops:
         digest = sha256_hex(data)
         facts = ImageFacts(image.url, image.generated, image.group, image.domain, digest)
         try:
-            decoded = decode(data, LIMITS)
+            decoded = pool.upright(data)
             facts = ImageFacts(
                 image.url, image.generated, image.group, image.domain, digest, decoded.format, decoded.width, decoded.height,
                 decoded.jpeg_quality,
@@ -124,7 +129,7 @@ class TokenCache:
         return facts, crops
 
     @torch.inference_mode()
-    def _save(self, path: str, made: list[tuple[ImageFacts, UInt8[np.ndarray, "n 3 size size"] | None]]) -> None:
+    def _save(self, path: str, made: list[ImageCrops]) -> None:
         counts = torch.tensor([0 if crops is None else len(crops) for _, crops in made])
         parts = [crops for _, crops in made if crops is not None]
         tokens, embeddings = [], []
@@ -191,12 +196,15 @@ def load_regenerators(
 
 def _tiles(images: Sequence[LabelledImage], storage_block: str | None) -> UInt8[np.ndarray, "n side side 3"]:
     """Centre squares of one side: that of most images, at most 320 px, at least 64 px."""
-    decoded = []
-    for image in images:
+    pool = decode_pool()
+
+    def read(image: LabelledImage) -> UInt8[np.ndarray, "height width 3"] | None:
         try:
-            decoded.append(decode(read_bytes(image.url, storage_block), LIMITS).pixels)
+            return pool.upright(read_bytes(image.url, storage_block)).pixels
         except ImageExcluded:
-            continue
+            return None
+
+    decoded = [pixels for pixels in pool.threads.map(read, images) if pixels is not None]
     sides = np.array([min(pixels.shape[:2]) for pixels in decoded])
     usable = sides[sides >= TILE]
     if not len(usable):

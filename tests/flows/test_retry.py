@@ -234,7 +234,7 @@ def test_a_warehouse_that_is_not_there_is_not_made(retry, tmp_path):
 
 
 def test_passing_reasons_need_no_force():
-    require_retryable(tuple(reason for reason in ExclusionReason if reason.passing), False)
+    require_retryable(tuple(reason for reason in ExclusionReason if reason.passes), False)
     require_retryable(("undecodable", "corrupt"), True)
 
 

@@ -20,9 +20,9 @@ import tasks.report.pictures as pictures
 from mdmf import to_pandas as query
 from mdmf_core.digests import sha256_hex
 from mdmf_core.errors import ArtifactError
-from mdmf_core.images.decode import ImageLimits, decode
 from tasks.report.facts import null_share
 from tasks.report.write import NoEvidence, load_evidence_setup, write_report
+from tasks.scoring.decoder_pool import decode_pool
 from tasks.scoring.loading import load_setup
 from tasks.warehouse.migrations import migrate
 from tasks.warehouse.warehouse import Warehouse
@@ -149,10 +149,7 @@ def test_a_report_of_any_table_stays_under_30_megabytes():
 
 def test_thumbnails_and_maps_of_noise_keep_their_bounds():
     noise = np.random.default_rng(0).integers(0, 256, (900, 1200, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(noise).save(buffer, "PNG")
-    image = decode(buffer.getvalue(), ImageLimits())
-    assert len(pictures.small_enough(image)) <= pictures.MAX_THUMBNAIL
+    assert len(pictures.thumbnail(noise)) <= pictures.MAX_THUMBNAIL
     each = pictures.Evident(np.random.default_rng(1).random((240, 240)) - 0.5, np.random.default_rng(2).random((240, 240)), {})
     for data in pictures.maps(each, 0.5):
         assert len(data) <= pictures.MAX_MAP
@@ -251,7 +248,7 @@ def test_no_damaged_image_costs_more_than_its_own_picture(tmp_path):
         (tmp_path / "all" / str(number)).write_bytes(entry.data)
         row = {"image_id": number, "kind": "folder", "key": str(number), "locator": None, "bytes": len(entry.data)}
         row |= {"shard_url": f"{tmp_path}/all#slice=0of1", "sha256": sha256_hex(entry.data)}
-        seen = pictures.see(row, None, None, set())
+        seen = pictures.see(row, None, None, decode_pool(1), set())
         assert (seen.thumbnail is None) == (seen.problem is not None), entry.name
 
 

@@ -15,47 +15,19 @@ import pyarrow.parquet as pq
 import pytest
 from corpus import PLAN, decoders
 from corpus_damage import segments
-from fabricate import encoded, photo, write_tar
+from fabricate import ROOT, encoded, photo, write_tar
+from hostile_decoders import ARGV, HOSTILE
 from PIL import Image
 
 from mdmf_core.errors import MdmfError
 from mdmf_core.images.crops import CropPlan
 from mdmf_core.images.decode import ImageLimits, decode
-from mdmf_core.records import ExclusionReason
+from mdmf_core.records import ExclusionReason, ImageExcluded
 from tasks.collections.listing import list_shards
 from tasks.scoring import shard as extract
 from tasks.scoring.decoder_pool import DecodePool
 from tasks.scoring.loading import load_setup
 
-# The real child, whose decoder meets its end where the data says so. ONCE is followed by a path that marks the first time.
-HOSTILE = """
-import os, signal, sys, time
-from tasks.scoring import decoder_process
-decode, answer = decoder_process.decode, decoder_process.answer
-def hostile(data, limits):
-    if data.startswith(b"CRASH"): os.kill(os.getpid(), signal.SIGSEGV)
-    if data.startswith(b"EXIT"): os._exit(3)
-    if data.startswith(b"RAISE"): raise LookupError("a slip in the code")
-    if data.startswith(b"HANG"): time.sleep(1000)
-    if data.startswith(b"GARBAGE"): decoder_process.frame = lambda header, size: b"\\xff" * 100
-    if data.startswith(b"ENORMOUS"):
-        decoder_process.frame = lambda header, size: decoder_process.LENGTHS.pack(2, 1 << 40) + b"{}"
-    if data.startswith(b"ONCE"):
-        path = data[4:].decode()
-        if not os.path.exists(path):
-            open(path, "x").close()
-            time.sleep(1000)
-        print("chatter on stdout")
-        data = open(path + ".jpg", "rb").read()
-    return decode(data, limits)
-def lying(header, data):
-    if data.startswith(b"LIE"): return {"facts": ["PNG", 1, 1, None, 0], "crops": 99}, None
-    if data.startswith(b"REASON"): return {"facts": None, "reason": "no such reason", "detail": ""}, None
-    return answer(header, data)
-decoder_process.decode, decoder_process.answer = hostile, lying
-decoder_process.main()
-"""
-ARGV = (sys.executable, "-P", "-c", HOSTILE)
 LIMITS = ImageLimits(max_seconds=1.5)
 WAIT = 60.0  # seconds for something that must happen; how soon does not matter
 
@@ -87,6 +59,40 @@ def test_a_child_gives_the_crops_and_facts_of_decoding_here(format, plan, hostil
     here, found = decode(data, LIMITS), hostile.decode(data, plan)
     assert np.array_equal(found.crops, plan.cut(here.pixels))
     assert (found.facts, found.reason, found.detail) == (here.facts, None, "")
+
+
+@pytest.mark.parametrize("data", [encoded(1), encoded(2, "PNG", 300, 31), encoded(3, "WEBP")])
+def test_a_child_gives_the_whole_image_as_decoding_here_does(data, hostile):
+    here, there = decode(data, LIMITS), hostile.upright(data)
+    assert np.array_equal(there.pixels, here.pixels)
+    assert there.facts == here.facts
+
+
+def test_an_image_of_nothing_but_border_has_no_pixels(hostile):
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30), "white").save(buffer, "PNG")
+    there = hostile.upright(buffer.getvalue())
+    assert (there.pixels.size, there.width, there.height) == (0, 40, 30)
+    assert np.array_equal(hostile.upright(encoded(1)).pixels, decode(encoded(1), LIMITS).pixels)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "empty: 0 bytes"),
+        (b"<html>", "not_an_image: starts with"),
+        (b"CRASH", "decoder_crashed: signal SIGSEGV; again: signal SIGSEGV"),
+        (b"HANG", "decoder_timeout: longer than 1.5 s"),
+        (b"ENORMOUS", "decoder_crashed: its answer makes no sense: lengths 2 and 1099511627776"),
+        (b"LIE", "decoder_crashed: its answer makes no sense: TypeError"),
+        (b"SHAPE", "decoder_crashed: its answer makes no sense: ValueError: cannot reshape"),
+        (b"NAKED", "decoder_crashed: its answer makes no sense: ValueError: pixels of shape"),
+    ],
+)
+def test_a_whole_image_that_cannot_be_had_is_excluded_with_its_reason(data, message, hostile):
+    with pytest.raises(ImageExcluded, match=message):
+        hostile.upright(data)
+    assert hostile.upright(encoded(1)).width == 256
 
 
 @pytest.mark.parametrize(
@@ -173,6 +179,17 @@ def test_the_pixel_limit_fits_into_the_memory_limit():
     with DecodePool(1) as pool:
         found = pool.decode(buffer.getvalue(), PLAN)
     assert (found.reason, found.facts.width) == (ExclusionReason.TOO_SMALL, 10000)  # uniform, so all of it is border
+
+
+def test_nothing_but_the_root_of_the_project_is_on_a_decoders_path(monkeypatch):
+    """A folder of the project on it, such as ``tasks``, would hide the standard ``collections`` from every import."""
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'tasks'}{os.pathsep}/somewhere/else")
+    with DecodePool(1) as pool:
+        assert pool.decode(encoded(1), PLAN).reason is None
+        (pid,) = _children_of(pool)
+        variables = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    assert [line for line in variables if line.startswith("PYTHONPATH=")] == [f"PYTHONPATH={ROOT}"]
+    assert not set(sys.stdlib_module_names) & {path.stem for path in ROOT.iterdir() if path.is_dir() or path.suffix == ".py"}
 
 
 def test_children_have_no_secrets_and_do_not_print(monkeypatch, capfd, caplog):
