@@ -7,6 +7,7 @@ from fabricate import ROOT
 
 PACKAGES = ("mdmf_core", "tasks", "flows", "mdmf_cli", "scorers", "samples", "benchmarks", "warehouse")
 DECODE = ("mdmf_core.images.decode", "mdmf_core.images.decode.decode")
+FILE_READERS = ("Image.open", ".imread")
 DECODERS = ("PIL.ImageFile", "cv2", "imageio", "torchvision.io", "skimage.io")
 UNPICKLING = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
