@@ -9,8 +9,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from mdmf_cli.speed_advice import changes
 from mdmf_core.errors import MdmfError
-from mdmf_core.scoring.speed_advice import advise
+from mdmf_core.scoring.speed_advice import limit_of
 from tasks.collections.listing import list_shards
 from tasks.maintenance.stray_parts import not_landed
 from tasks.scoring.loading import device_label, load_setup
@@ -98,7 +99,7 @@ def print_speed(
     setup = load_setup(scorer, bank, device, 0, 0, storage_block)
     with console.status("measuring") as status:
         rates = measure(source or SAMPLES, setup, seconds, storage_block, lambda text: status.update(f"measuring: {text}"))
-    advice = advise(rates)
+    limit = limit_of(rates)
     best = max(rates.backbone, key=lambda size: rates.backbone[size])
     batches = ", ".join(f"{size}: {rate:.0f}" for size, rate in rates.backbone.items())
     measured = {
@@ -109,13 +110,13 @@ def print_speed(
         "land": "shards of 10,000 rows into a new warehouse",
     }
     table = Table("stage", "images/s alone", "measured", title=f"{setup.scorer.name} on {device_label(setup.scorer)}")
-    for stage, rate in advice.rates.items():
-        table.add_row(stage, f"{rate:,.0f}", measured[stage], style="bold red" if stage == advice.limit else None)
+    for stage, rate in limit.rates.items():
+        table.add_row(stage, f"{rate:,.0f}", measured[stage], style="bold red" if stage == limit.stage else None)
     console.print(table)
     how = "the stages run beside each other" if rates.on_gpu else "decoding, backbone and statistics share its cores"
     console.print(
-        f"limit: [bold]{advice.limit}[/]; all stages together about {advice.images_per_second:,.0f} images/s: {how}",
+        f"limit: [bold]{limit.stage}[/]; all stages together about {limit.images_per_second:,.0f} images/s: {how}",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
-    for change in advice.changes:
+    for change in changes(limit, rates):
         console.print(f"* {change}", highlight=False, soft_wrap=True)

@@ -1,10 +1,9 @@
-"""Which stage is the limit on a machine, and what to change: from measured rates to advice."""
+"""Which stage is the limit on a machine: from the measured rates of the stages to the rate of all together."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 _ENOUGH = 0.9  # of the largest rate over batch sizes: a smaller batch that reaches it is as good
-_CLOSE = 1.2  # a stage within this factor of the limit is the next one
 
 
 @dataclass(frozen=True)
@@ -22,19 +21,30 @@ class Rates:
     score: float
     land: float  # rows per second
 
+    @property
+    def good_batch(self) -> int:
+        """The smallest measured batch with which the backbone is nearly as fast as with any, in images."""
+        best = max(self.backbone.values())
+        return min(size for size, rate in self.backbone.items() if rate >= _ENOUGH * best)
+
 
 @dataclass(frozen=True)
-class Advice:
-    """The limit, the rate that follows from it and what to change, most effective first."""
+class Limit:
+    """The stage that sets the pace, and the pace that follows from it."""
 
-    limit: str  # read | decode | backbone | score | land
+    stage: str  # read | decode | backbone | score | land
     images_per_second: float  # of the whole pipeline
     rates: Mapping[str, float]  # images per second of each stage, had it the machine to itself
-    changes: tuple[str, ...]
+
+    @property
+    def next(self) -> tuple[str, float]:
+        """The slowest of the other stages, and how many times as fast as the limit it is."""
+        stage = min((name for name in self.rates if name != self.stage), key=lambda name: self.rates[name])
+        return stage, self.rates[stage] / self.rates[self.stage]
 
 
-def advise(rates: Rates) -> Advice:
-    """The slowest stage sets the pace.
+def limit_of(rates: Rates) -> Limit:
+    """The limit of a machine with these rates: the slowest stage sets the pace.
 
     On a GPU the stages run beside each other. On a CPU, decoding, backbone and statistics share the cores, so that their
     seconds per image add up; reading and landing still run beside them.
@@ -54,58 +64,11 @@ def advise(rates: Rates) -> Advice:
     if slow:
         raise ValueError(f"rates must be above 0, got {', '.join(f'{name} {value:g}' for name, value in slow.items())}")
     if rates.on_gpu:
-        limit = min(stages, key=lambda name: stages[name])
-        return Advice(limit, stages[limit], stages, _changes(limit, rates, stages))
+        slowest = min(stages, key=lambda name: stages[name])
+        return Limit(slowest, stages[slowest], stages)
     # Decoding by all children takes cores / decode_one of every core's time; the backbone was measured on all cores.
     shared = 1 / (1 / (rates.cores * rates.decode_one) + 1 / best + 1 / rates.score)
     alone = min(("read", "land"), key=lambda name: stages[name])
     if stages[alone] < shared:
-        return Advice(alone, stages[alone], stages, _changes(alone, rates, stages))
-    limit = min(("decode", "backbone", "score"), key=lambda name: stages[name])
-    return Advice(limit, shared, stages, _changes(limit, rates, stages))
-
-
-def _changes(limit: str, rates: Rates, stages: Mapping[str, float]) -> tuple[str, ...]:
-    others = sorted(value for name, value in stages.items() if name != limit)
-    gain = others[0] / stages[limit] if others else 1.0
-    changes = {"read": _read, "decode": _decode, "backbone": _backbone, "score": _score, "land": _land}[limit](rates)
-    if gain < _CLOSE:
-        after = min((name for name in stages if name != limit), key=lambda name: stages[name])
-        changes = (*changes, f"{after} comes next: it is only {gain:.1f} times as fast, so that little is won by one change")
-    return changes
-
-
-def _read(rates: Rates) -> tuple[str, ...]:
-    return (
-        f"storage gives {rates.read:.0f} MB/s: bring workers nearer to it (same region, local copies of the shards)",
-        "run several workers: each reads a shard of its own, and one connection rarely fills the line",
-    )
-
-
-def _decode(rates: Rates) -> tuple[str, ...]:
-    scale = rates.decode_all / rates.decode_one
-    if rates.decoders < rates.cores:
-        first = f"decode_threads: {rates.cores} instead of {rates.decoders} (one child reaches {rates.decode_one:.0f} images/s)"
-    else:
-        first = f"more cores: {rates.decoders} children reach {scale:.1f} times one child's {rates.decode_one:.0f} images/s"
-    return first, "smaller images: shards of 256 or 512 px decode several times as fast as originals"
-
-
-def _backbone(rates: Rates) -> tuple[str, ...]:
-    best = max(rates.backbone.values())
-    good = min(size for size, value in rates.backbone.items() if value >= _ENOUGH * best)
-    batch = f"batch_images: {good} gives {rates.backbone[good]:.0f} of at most {best:.0f} images/s"
-    if rates.on_gpu:
-        return batch, "more GPUs: one worker for each, with device cuda:N or CUDA_VISIBLE_DEVICES"
-    return batch, "a GPU: the backbone is what it speeds up; or more machines, a worker on each"
-
-
-def _score(rates: Rates) -> tuple[str, ...]:
-    return ("a smaller bank: `mdmf bank build --points` with fewer points, whose certificate says what it costs",)
-
-
-def _land(rates: Rates) -> tuple[str, ...]:
-    return (
-        "shards_per_task: more shards are landed with one opening of the warehouse",
-        "a DuckLake warehouse: many writers land at once (docs/lake.md)",
-    )
+        return Limit(alone, stages[alone], stages)
+    return Limit(min(("decode", "backbone", "score"), key=lambda name: stages[name]), shared, stages)
