@@ -10,14 +10,14 @@ from pydantic import Field
 from mdmf_core.errors import MdmfError
 from tasks.parts.leases import owner
 from tasks.runs import names, steps
-from tasks.runs.engines import Engine, EngineName
+from tasks.runs.engines import EngineName
 from tasks.runs.execution import CurateResult, run_closed
 from tasks.runs.fan_out import steps as corpus_steps
 from tasks.runs.fan_out.artifacts import publish_corpus
 from tasks.runs.fan_out.child_runs import ChildRuns, require_deployment
 from tasks.runs.fan_out.follower import Follower
 from tasks.runs.fan_out.portions import CorpusPlan, PortionResult, results, totals
-from tasks.runs.settings import CurateSettings
+from tasks.runs.settings import CurateSettings, ResolvedSettings
 from tasks.storage.filesystems import refuse_credentials
 from tasks.warehouse.warehouse import Warehouse
 
@@ -72,36 +72,31 @@ def curate_corpus(
     Raises:
         MdmfError: as in `curate`; another parent is at this corpus; or portions were given up, and which.
     """
+    asked = CurateSettings.model_validate(locals() | {"warehouse": Warehouse.at(warehouse).spelled})
     refuse_credentials(source)
-    settings = CurateSettings(
-        source=source, warehouse=Warehouse.at(warehouse).spelled, scorer=scorer, bank=bank, calibration=calibration,
-        keep_signatures=keep_signatures, shards_per_task=shards_per_task, images_per_slice=images_per_slice,
-        max_shards=max_shards, batch_images=batch_images, decode_threads=decode_threads, device=device,
-        compile=compile, storage_block=storage_block, promote=promote,
-        engine=Engine(name=engine, address=engine_address, num_cpus=num_cpus, num_gpus=num_gpus),
-    ).resolved()  # fmt: skip
-    here = settings.model_copy(update={"device": "cpu"})  # a parent needs no GPU: it only asks who the scorer is
-    run_id, work, leases = str(runtime.flow_run.id or uuid.uuid4()), corpus_steps.corpus_work(here), here.where.leases
+    settings = asked.resolved()
+    run_id, work = str(runtime.flow_run.id or uuid.uuid4()), corpus_steps.corpus_work(settings)
+    leases = settings.where.leases
     with owner(leases, run_id) as name:
         corpus_steps.require_alone(leases, work, name)
         require_deployment(deployment)
-        plan, resumed = corpus_steps.plan_corpus(here, work, shards_per_run, resume)
-        promoted = corpus_steps.open_corpus(here, run_id)
-        with run_closed(here, run_id) as ending:
+        plan, resumed = corpus_steps.plan_corpus(settings, work, shards_per_run, resume)
+        promoted = corpus_steps.open_corpus(settings, run_id)
+        with run_closed(settings, run_id) as ending:
             names.label_run(scorer, bank, plan.to_do, plan.shards)
             children = ChildRuns(plan.plan_id, deployment, source, corpus_steps.of_every_child(settings, plan))
             follower = Follower(children, plan.path, leases, runs_at_once, attempts)
-            found = _carried_out(here, plan, follower, ending.failures)
-            page, given_up = steps.report(here), len(ending.failures)
-            result = _result(plan, run_id, found, page, here.warehouse, resumed, promoted, given_up)
-        corpus_steps.close_corpus(here, work, plan)
+            found = _carried_out(settings, plan, follower, ending.failures)
+            page, given_up = steps.report(settings, scored_here=False), len(ending.failures)
+            result = _result(plan, run_id, found, page, settings.warehouse, resumed, promoted, given_up)
+        corpus_steps.close_corpus(settings, work, plan)
     publish_corpus(result.model_dump(), found)
     if ending.failures:
         raise MdmfError(f"{given_up} of {plan.portions} portions were given up; first: {ending.failures[0]}")
     return result
 
 
-def _carried_out(settings: CurateSettings, plan: CorpusPlan, follower: Follower, failures: list[str]) -> list[PortionResult]:
+def _carried_out(settings: ResolvedSettings, plan: CorpusPlan, follower: Follower, failures: list[str]) -> list[PortionResult]:
     """Follows the children of all portions that are not done. A portion that is given up costs no other portion."""
     done = {number: result for number, result in results(plan.path).items() if not result.failures}
     progress = create_progress_artifact(

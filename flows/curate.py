@@ -6,7 +6,7 @@ from prefect import flow
 from pydantic import Field
 
 from tasks.runs import names, steps
-from tasks.runs.engines import Engine, EngineName
+from tasks.runs.engines import EngineName
 from tasks.runs.execution import CurateResult, carry_out
 from tasks.runs.settings import CurateSettings
 from tasks.storage.filesystems import refuse_credentials
@@ -60,11 +60,7 @@ def curate(
     Raises:
         MdmfError: a source, scorer, bank or warehouse that cannot be used, in one sentence; or no shard could be scored.
     """
+    asked = CurateSettings.model_validate(locals())
     refuse_credentials(source)
-    settings = CurateSettings(
-        source=source, warehouse=warehouse, scorer=scorer, bank=bank, calibration=calibration, keep_signatures=keep_signatures,
-        shards_per_task=shards_per_task, images_per_slice=images_per_slice, max_shards=max_shards, batch_images=batch_images,
-        decode_threads=decode_threads, device=device, compile=compile, storage_block=storage_block, promote=promote,
-        engine=Engine(name=engine, address=engine_address, num_cpus=num_cpus, num_gpus=num_gpus),
-    ).resolved()  # fmt: skip
+    settings = asked.resolved()
     return carry_out(settings, lambda run_id: steps.plan(settings, run_id))

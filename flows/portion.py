@@ -20,8 +20,10 @@ def curate_portion(plan: str, portion: int, settings: CurateSettings) -> CurateR
         MdmfError: as in `curate`; or the plan is not there any more.
     """
 
+    resolved = settings.resolved()
+
     def keep(result: CurateResult, failures: list[str]) -> None:
         wasted = result.wasted_seconds
-        corpus_steps.keep_portion(settings, plan, portion, result.run_id, result.elsewhere, failures, wasted)
+        corpus_steps.keep_portion(resolved, plan, portion, result.run_id, result.elsewhere, failures, wasted)
 
-    return carry_out(settings, lambda run_id: corpus_steps.plan_portion(settings, plan, portion, run_id), keep)
+    return carry_out(resolved, lambda run_id: corpus_steps.plan_portion(resolved, plan, portion, run_id), keep)

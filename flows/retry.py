@@ -6,7 +6,7 @@ from prefect import flow, runtime
 from pydantic import Field
 
 from tasks.runs import steps
-from tasks.runs.engines import Engine, EngineName
+from tasks.runs.engines import EngineName
 from tasks.runs.execution import CurateResult, carry_out
 from tasks.runs.retry import PASSING
 from tasks.runs.settings import CurateSettings
@@ -57,11 +57,7 @@ def retry(
     Raises:
         MdmfError: an unknown or permanent reason, or nothing could be read again.
     """
+    asked = CurateSettings.model_validate(locals() | {"source": ", ".join(reasons)})
     Warehouse.at(warehouse).require()
-    settings = CurateSettings(
-        source=", ".join(reasons), warehouse=warehouse, scorer=scorer, bank=bank, calibration=calibration, keep_signatures=0,
-        shards_per_task=shards_per_task, images_per_slice=1000, max_shards=None, batch_images=batch_images,
-        decode_threads=decode_threads, device=device, compile=compile, storage_block=storage_block, promote=False,
-        engine=Engine(name=engine, address=engine_address, num_cpus=num_cpus, num_gpus=num_gpus),
-    ).resolved()  # fmt: skip
+    settings = asked.resolved()
     return carry_out(settings, lambda run_id: steps.plan_retry(settings, reasons, force, run_id))

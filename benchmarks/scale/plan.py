@@ -16,7 +16,7 @@ from typing import NamedTuple
 from mdmf_core.records import Shard
 from tasks.parts.outcome import WorkKey
 from tasks.parts.plans import read_plan, write_plan
-from tasks.runs.backlog import Tally, left_to_do
+from tasks.runs.backlog import Tally, left_of
 from tasks.warehouse.migrations import migrate
 from tasks.warehouse.warehouse import Warehouse
 
@@ -59,7 +59,7 @@ def planned(count: int, folder: str) -> Planned:
     """Plans that many shards."""
     warehouse, path, tally = f"{folder}/w.duckdb", f"{folder}/plan.parquet", Tally()
     before, started = _peak_mb(), time.perf_counter()
-    portions = write_plan(path, left_to_do(Warehouse.at(warehouse), shards(count), KEY, None, tally), PORTION)
+    portions = write_plan(path, left_of(shards(count), Warehouse.at(warehouse), KEY, None, tally), PORTION)
     seconds = time.perf_counter() - started
     peak, started = _peak_mb(), time.perf_counter()
     found = read_plan(path, portions - 1)

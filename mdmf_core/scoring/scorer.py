@@ -78,8 +78,8 @@ class Signatures:
 
 
 @dataclass(frozen=True)
-class Scorer:
-    """Backbone, crops, PFS and statistic under one digest. ``backbone`` maps uint8 crops to patch tokens.
+class ScorerCard:
+    """What is known of a scorer without its network, which takes seconds and perhaps a GPU to load.
 
     Args:
         backbone_record: everything about the backbone that changes a number, but its weights.
@@ -87,15 +87,21 @@ class Scorer:
     """
 
     name: str
-    backbone: nn.Module
+    scorer_id: str
     backbone_record: Mapping[str, object]
     crops: CropPlan
-    signature: PatchSignature | None
     statistic: Statistic
     sigma: float | None
+
+
+@dataclass(frozen=True)
+class Scorer(ScorerCard):
+    """Backbone, crops, PFS and statistic under one digest. ``backbone`` maps uint8 crops to patch tokens."""
+
+    backbone: nn.Module
+    signature: PatchSignature | None
     device: torch.device
     autocast: torch.dtype | None
-    scorer_id: str
 
     def load(self, images: Sequence[UInt8[np.ndarray, "n 3 size size"]]) -> Loaded:
         """Images that are given as their crops, on the scorer's device; the copy is over when this returns.

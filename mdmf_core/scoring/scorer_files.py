@@ -15,7 +15,7 @@ from torch import nn
 from mdmf_core.digests import sha256_hex, tensors_digest
 from mdmf_core.errors import ArtifactError
 from mdmf_core.images.crops import CropPlan
-from mdmf_core.scoring.scorer import Scorer, Statistic, scorer_digest
+from mdmf_core.scoring.scorer import Scorer, ScorerCard, Statistic, scorer_digest
 from mdmf_core.signatures.compiled import CompiledBackbone
 from mdmf_core.signatures.forensic import CROP, ForensicBackbone
 from mdmf_core.signatures.pfs import PatchSignature
@@ -31,6 +31,7 @@ CARD, TENSORS, SEEN = "scorer.json", "scorer.safetensors", "training.parquet"
 # The paper's configuration: DINOv2 ViT-L/14 at 224 px, its 16 x 16 tokens averaged to K = 49 patches of W = 32 px.
 PRESETS = {"mdmf-dinov2-l14": "timm:vit_large_patch14_dinov2.lvd142m?size=224&pool=32"}
 _FORENSIC = {"kind": "forensic", "version": 2}
+_PLAIN = Statistic({"mmd2": 1.0})  # of a bare backbone
 _FORENSIC_CROPS = CropPlan(CROP, 16)
 
 
@@ -68,9 +69,24 @@ class TimmAddress:
     crops: int
     encode: int | None
 
+    @property
+    def name(self) -> str:
+        return f"timm:{self.config.model}"
+
+    @property
+    def crop_plan(self) -> CropPlan:
+        return CropPlan(self.config.size, self.crops, self.encode)
+
     @classmethod
     def parse(cls, address: str) -> "TimmAddress":
-        """Raises ValueError for an unknown option or a value that is not a number where one belongs."""
+        """Reads an address of ``timm:`` or a preset's, such as ``mdmf-dinov2-l14?weights=FILE``.
+
+        Raises:
+            ValueError: an unknown option, or a value that is not a number where one belongs.
+        """
+        preset, _, chosen = address.partition("?")
+        if preset in PRESETS:
+            address = f"{PRESETS[preset]}&{chosen}" if chosen else PRESETS[preset]
         model, _, query = address.removeprefix("timm:").partition("?")
         options = {name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()}
         known = {"weights", "sha256", "revision", "size", "blocks", "pool", "crops", "encode"}
@@ -95,12 +111,8 @@ def backbone_scorer(address: str, device: torch.device, autocast: torch.dtype | 
     Raises:
         ValueError, ArtifactError: as ``timm_backbone``; or a weights file that is not the one whose sha256 is given.
     """
-    plain = Statistic({"mmd2": 1.0})
     if address == "forensic":
-        return _assemble("forensic", ForensicBackbone(), _FORENSIC, _FORENSIC_CROPS, None, plain, None, device, autocast)
-    preset, _, options = address.partition("?")
-    if preset in PRESETS:
-        address = f"{PRESETS[preset]}&{options}" if options else PRESETS[preset]
+        return _assemble("forensic", ForensicBackbone(), _FORENSIC, _FORENSIC_CROPS, None, _PLAIN, None, device, autocast)
     parsed = TimmAddress.parse(address)
     if parsed.weights is not None and parsed.sha256 is not None:
         with open(parsed.weights, "rb") as file:
@@ -108,10 +120,35 @@ def backbone_scorer(address: str, device: torch.device, autocast: torch.dtype | 
         if found != parsed.sha256:
             raise ArtifactError(f"{parsed.weights} has sha256 {found}, {parsed.sha256} was asked for")
     backbone = timm_backbone(parsed.config, parsed.weights, parsed.revision)
-    crops = CropPlan(parsed.config.size, parsed.crops, parsed.encode)
-    return _assemble(
-        f"timm:{parsed.config.model}", backbone, parsed.config.record(), crops, None, plain, None, device, autocast
-    )
+    return _assemble(parsed.name, backbone, parsed.config.record(), parsed.crop_plan, None, _PLAIN, None, device, autocast)
+
+
+def backbone_card(address: str, scorer_id: str) -> ScorerCard:
+    """The card of a bare backbone, which no file states: its id is what a bank says that was built with it.
+
+    The digest is over the tensors as the network holds them, so that only the process that loads the weights can check it.
+
+    Raises:
+        ValueError: an address with an option that is unknown or no number.
+    """
+    if address == "forensic":
+        return ScorerCard("forensic", scorer_id, _FORENSIC, _FORENSIC_CROPS, _PLAIN, None)
+    parsed = TimmAddress.parse(address)
+    return ScorerCard(parsed.name, scorer_id, parsed.config.record(), parsed.crop_plan, _PLAIN, None)
+
+
+def card_from_files(read: Callable[[str], bytes]) -> ScorerCard:
+    """The card of a scorer directory. Whoever loads the scorer checks its tensors against the id that stands here.
+
+    Raises:
+        ArtifactError: the card is missing, or not a scorer's.
+    """
+    try:
+        card: dict[str, Any] = json.loads(read(CARD))
+        raw = backbone_card(card["backbone"]["address"], card["scorer_id"])
+        return replace(raw, name=card["name"], statistic=Statistic(**card["statistic"]), sigma=card["sigma"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"not a scorer directory: {type(error).__name__}: {error}") from error
 
 
 def is_backbone(reference: str) -> bool:

@@ -7,8 +7,10 @@ import duckdb
 import pyarrow as pa
 
 from mdmf_core.records import Shard
+from tasks.collections.listing import iter_shards
 from tasks.parts.outcome import Work, WorkKey
 from tasks.parts.plans import batched
+from tasks.runs.settings import ResolvedSettings
 from tasks.warehouse.migrations import migrate
 from tasks.warehouse.warehouse import Warehouse
 
@@ -25,10 +27,19 @@ class Tally:
     to_do: int = 0
 
 
-def left_to_do(warehouse: Warehouse, shards: Iterable[Shard], key: WorkKey, most: int | None, tally: Tally) -> Iterator[Work]:
-    """Of a listing, however long, what is left to do, ``most`` shards of it; everything is counted.
+def left_to_do(settings: ResolvedSettings, tally: Tally) -> Iterator[Work]:
+    """Lists the source of a run and gives what is left to do of it; ``tally`` counts what was listed."""
+    shards = iter_shards(settings.source, settings.images_per_slice, settings.storage_block)
+    return left_of(shards, settings.where, settings.key, settings.max_shards, tally)
+
+
+def left_of(shards: Iterable[Shard], warehouse: Warehouse, key: WorkKey, most: int | None, tally: Tally) -> Iterator[Work]:
+    """Gives what is left to do of a listing, however long; ``tally`` counts all of it.
 
     The warehouse, which is made or brought up to date, is open for a moment per batch only.
+
+    Args:
+        most: shards that are given at most; None = all.
     """
     for number, batch in enumerate(batched(shards, _BATCH)):
         with warehouse.connect(read_only=number > 0) as connection:

@@ -54,9 +54,9 @@ class Engine(BaseModel):
         if self.elsewhere:
             APILogWorker.drain_all(timeout=5)
 
-    def label(self, device: str) -> str:
-        """What the run's row says of its device; only the workers know theirs."""
-        return f"{self.name}: {self.cores} cores and {self.num_gpus:g} GPUs a task" if self.elsewhere else device
+    def label(self) -> str:
+        """What a task is given, as the run's row states it where only the workers know their devices."""
+        return f"{self.name}: {self.cores} cores and {self.num_gpus:g} GPUs a task"
 
 
 def absolute(reference: str) -> str:

@@ -20,7 +20,7 @@ from tasks.parts.outcome import ShardOutcome, costs_of, wasted_seconds
 from tasks.parts.store import remove
 from tasks.runs import artifacts, names, steps
 from tasks.runs.engines import Engine, started
-from tasks.runs.settings import CurateSettings
+from tasks.runs.settings import ResolvedSettings
 from tasks.runs.steps import Plan
 
 _OUTSTANDING = 256  # groups that are submitted and not landed: more than the workers of one run; a server stands 500
@@ -47,7 +47,7 @@ class CurateResult(BaseModel):
 
 
 def carry_out(
-    settings: CurateSettings, make_plan: Callable[[str], Plan], keep: Callable[[CurateResult, list[str]], None] | None = None
+    settings: ResolvedSettings, make_plan: Callable[[str], Plan], keep: Callable[[CurateResult, list[str]], None] | None = None
 ) -> CurateResult:
     """Plans, scores, lands and reports as one owner of leases.
 
@@ -65,7 +65,7 @@ def carry_out(
             with started(settings.engine if plan.groups else Engine()) as runner:
                 scored = _scored(settings, plan, name, runner)
                 outcomes = [outcome for landed in _landed(settings, plan, scored, ending) for outcome in landed]
-            page = None if keep else steps.report(settings)
+            page = None if keep else steps.report(settings, scored_here=not settings.engine.elsewhere)
             result = _result(plan, run_id, outcomes, settings.warehouse, page)
             if round(result.wasted_seconds, 1):
                 get_run_logger().warning("%.1f s of scoring came to nothing", result.wasted_seconds)
@@ -89,7 +89,7 @@ class Ending:
 
 
 @contextmanager
-def run_closed(settings: CurateSettings, run_id: str) -> Iterator[Ending]:
+def run_closed(settings: ResolvedSettings, run_id: str) -> Iterator[Ending]:
     """Writes how the run ended, whatever ended it short of a kill, and what its stages cost."""
     ending = Ending(run_id)
     try:
@@ -101,7 +101,7 @@ def run_closed(settings: CurateSettings, run_id: str) -> Iterator[Ending]:
 
 
 def _scored(
-    settings: CurateSettings, plan: Plan, owner: str, runner: TaskRunner[Any]
+    settings: ResolvedSettings, plan: Plan, owner: str, runner: TaskRunner[Any]
 ) -> Iterator[PrefectFuture[list[ShardOutcome]]]:
     """Each group of a plan once it is scored. Few are submitted at a time: ten thousand at once flood the server."""
     ended: SimpleQueue[PrefectFuture[list[ShardOutcome]]] = SimpleQueue()
@@ -115,7 +115,7 @@ def _scored(
 
 
 def _landed(
-    settings: CurateSettings, plan: Plan, scored: Iterable[PrefectFuture[list[ShardOutcome]]], ending: Ending
+    settings: ResolvedSettings, plan: Plan, scored: Iterable[PrefectFuture[list[ShardOutcome]]], ending: Ending
 ) -> Iterator[list[ShardOutcome]]:
     """Lands each group as soon as it is scored. A group that fails costs the run its success, not the other groups."""
     progress = create_progress_artifact(

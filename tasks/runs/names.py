@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 
 from prefect import get_client, runtime
 
+from tasks.parts.outcome import Work
 from tasks.parts.plans import read_plan
 from tasks.storage.filesystems import refuse_credentials
 
@@ -19,27 +21,33 @@ def short_source(source: str) -> str:
 
 
 def run_name() -> str:
-    """For ``flow_run_name``: source, shard range, and how many shards at most."""
+    """Names a run after its source, and how many shards of it at most, for ``flow_run_name``."""
     parameters = runtime.flow_run.parameters
     refuse_credentials(parameters["source"])
     most = parameters.get("max_shards")
     return f"curate {short_source(parameters['source'])}{f', {most} shards at most' if most else ''}"[:200]
 
 
+@lru_cache(maxsize=1)
+def planned(plan_path: str, group: int) -> tuple[Work, ...]:
+    """One group of a plan, kept while its task runs: Prefect asks for the task's name just before it calls the task."""
+    return tuple(read_plan(plan_path, group))
+
+
 def group_name() -> str:
-    """For ``task_run_name`` of a task that takes a plan and the number of a group: its shards."""
+    """Names a task that takes a plan and the number of a group after the shards of the group, for ``task_run_name``."""
     parameters = runtime.task_run.parameters
-    names = [short_source(work.shard.url) for work in read_plan(parameters["plan_path"], parameters["group"])]
+    names = [short_source(work.shard.url) for work in planned(parameters["plan_path"], parameters["group"])]
     return f"score {_span(names)}"[:200]
 
 
 def landing_name() -> str:
-    """For ``task_run_name`` of a task that takes outcomes: their shards."""
+    """Names a task that takes outcomes after their shards, for ``task_run_name``."""
     return f"land {_span([short_source(outcome.url) for outcome in runtime.task_run.parameters['outcomes']])}"[:200]
 
 
 def _span(names: Sequence[str]) -> str:
-    """First and last of some shards.
+    """Gives first and last of some shards, and how many they are.
 
     >>> _span(["laion/00000.tar", "laion/00001.tar", "laion/00002.tar"])
     'laion/00000.tar .. 00002.tar (3)'

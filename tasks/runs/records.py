@@ -1,24 +1,27 @@
 """Runs in the warehouse: how one starts, what it finds left to do, how it ends."""
 
 import json
+import socket
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import duckdb
+from pydantic import BaseModel
 
-from tasks.scoring.scoring_setup import ScoringSetup
+from tasks.scoring.scoring_setup import Lineage
 from tasks.warehouse.commits import Note, commit
 from tasks.warehouse.registry import register_bank, register_calibration, register_scorer
 
 
-def register(connection: duckdb.DuckDBPyConnection, setup: ScoringSetup) -> None:
-    """Writes down scorer, bank and calibration where they are not known yet; call it in a transaction."""
-    register_scorer(connection, setup.scorer)
-    register_bank(connection, setup.bank, setup.bank_url)
-    register_calibration(connection, setup.calibration, setup.calibration_url)
+def register(connection: duckdb.DuckDBPyConnection, lineage: Lineage) -> None:
+    """Enters scorer, bank and calibration in the registry where it does not know them yet; call it in a transaction."""
+    register_scorer(connection, lineage.scorer)
+    register_bank(connection, lineage.bank, lineage.bank_url)
+    register_calibration(connection, lineage.calibration, lineage.calibration_url)
 
 
 @dataclass(frozen=True)
@@ -34,16 +37,24 @@ class RunRecord:
     device: str
 
 
-def start_run(connection: duckdb.DuckDBPyConnection, run: RunRecord, setup: ScoringSetup, promote: bool) -> bool:
+def record_of(flow: str, settings: BaseModel, source: str, run_id: str, device: str) -> RunRecord:
+    """The record of a run that this process drives.
+
+    Args:
+        device: what scores its images, in words.
+    """
+    return RunRecord(run_id, flow, source, settings.model_dump(exclude={"key"}), version("mdmf"), socket.gethostname(), device)
+
+
+def start_run(connection: duckdb.DuckDBPyConnection, run: RunRecord, lineage: Lineage, promote: bool) -> bool:
     """Registers scorer, bank and calibration and opens the run's row; True if they are now the promoted ones.
 
     The first scorer and bank of a warehouse are promoted by themselves; later ones only when asked.
     """
-    key, now = setup.key, datetime.now(UTC)
-    ids = key.ids
+    ids, now = lineage.key.ids, datetime.now(UTC)
 
     def start() -> bool:
-        register(connection, setup)
+        register(connection, lineage)
         current = connection.execute("SELECT * FROM promoted").fetchall()
         ours = [tuple(uuid.UUID(value) for value in ids)]
         if current != ours and (promote or not current):

@@ -1,10 +1,8 @@
 """`mdmf rescore`: every kept signature scored again with another bank, under leases."""
 
 import os
-import socket
 import time
 from dataclasses import replace
-from importlib.metadata import version
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -12,7 +10,7 @@ from pydantic import BaseModel
 
 from tasks.parts.leases import HeldElsewhere, acquire, release
 from tasks.parts.outcome import work_name
-from tasks.runs.records import RunRecord, finish_run, start_run
+from tasks.runs.records import finish_run, record_of, start_run
 from tasks.scoring.loading import device_label, load_setup, resolve_bank
 from tasks.scoring.rescore import plan_rescore, rescore_shard
 from tasks.scoring.scoring_setup import ScoringSetup
@@ -57,15 +55,7 @@ def rescore(settings: RescoreSettings, run_id: str, owner: str) -> Rescored:
     """Scores every shard with kept signatures under the bank, landing each as it is done."""
     logger, setup, folder = get_run_logger(), settings.setup(), settings.where.parts
     plan = plan_rescore(settings.where, folder, setup)
-    run = RunRecord(
-        run_id,
-        "rescore",
-        settings.warehouse,
-        settings.model_dump(),
-        version("mdmf"),
-        socket.gethostname(),
-        device_label(setup.scorer),
-    )
+    run = record_of("rescore", settings, settings.warehouse, run_id, device_label(setup.scorer))
     with settings.where.connect() as connection:
         migrate(connection)
         promoted = start_run(connection, run, setup, settings.promote)

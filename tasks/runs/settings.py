@@ -1,53 +1,108 @@
-"""The settings of a curate run."""
+"""The settings of runs that score: what a flow is passed, and what follows from it before anything is planned."""
 
-from typing import Annotated
+from dataclasses import asdict
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, model_validator
 
+from mdmf_core.errors import ArtifactError
+from tasks.parts.outcome import WorkKey
 from tasks.runs.engines import Engine, absolute
-from tasks.scoring.loading import load_setup, resolve_bank
-from tasks.scoring.scoring_setup import ScoringSetup
+from tasks.scoring.loading import device_label, load_lineage, load_setup, resolve_bank
+from tasks.scoring.scoring_setup import Lineage, ScoringSetup
 from tasks.warehouse.warehouse import Warehouse
 
+Share = Annotated[float, Field(ge=0, le=1)]
+_ENGINE = {"engine_address": "address", "num_cpus": "num_cpus", "num_gpus": "num_gpus"}
 
-class CurateSettings(BaseModel):
-    """What a curate run does. Nothing here changes a score but scorer and bank, which every row names."""
+
+class Resources(BaseModel):
+    """What a run may take of its machines. Nothing here changes a score."""
+
+    device: str = "auto"  # auto, cpu, cuda or cuda:N
+    compile: bool = False  # the backbone, by torch
+    batch_images: NonNegativeInt = 0  # images in one pass through the backbone; 0 = as many as pay off and fit
+    decode_threads: NonNegativeInt = 0  # 0 = one per core that the backbone leaves free
+    engine: Engine = Engine()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _engine_of_flat_parameters(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Flows take the engine's options one by one, as Prefect's forms and stored runs name them."""
+        if not isinstance(given.get("engine"), str):
+            return given
+        options = {option: given[name] for name, option in _ENGINE.items() if name in given}
+        return given | {"engine": {"name": given["engine"], **options}}
+
+
+class CurateSettings(Resources):
+    """What a run scores and where its rows go, as it was asked for. A flow makes it of its own parameters, ``locals()``."""
 
     source: str
     warehouse: str
     scorer: str
     bank: str
     calibration: str | None
-    keep_signatures: Annotated[float, Field(ge=0, le=1)]
-    shards_per_task: Annotated[int, Field(ge=1)]
-    images_per_slice: Annotated[int, Field(ge=1)]
-    max_shards: Annotated[int, Field(ge=1)] | None
-    batch_images: Annotated[int, Field(ge=0)]
-    decode_threads: Annotated[int, Field(ge=0)]
-    device: str
-    compile: bool
+    keep_signatures: Share = 0.0
+    shards_per_task: PositiveInt
+    images_per_slice: PositiveInt = 1000
+    max_shards: PositiveInt | None = None
     storage_block: str | None
-    promote: bool
-    engine: Engine = Engine()
+    promote: bool = False
 
     @property
     def where(self) -> Warehouse:
         return Warehouse.at(self.warehouse)
 
-    def setup(self) -> ScoringSetup:
-        return load_setup(
-            self.scorer, self.bank, self.device, self.batch_images, self.decode_threads, self.storage_block, self.calibration,
-            self.keep_signatures, self.compile, self.engine.cores,
-        )  # fmt: skip
+    def resolved(self) -> "ResolvedSettings":
+        """These settings with the directories that names and aliases of banks mean now, and the work key that follows.
 
-    def resolved(self) -> "CurateSettings":
-        """With the directory that a bank's name or alias means now, so that a promotion halfway changes nothing.
+        A promotion halfway through the run changes nothing. For workers on other machines, paths are absolute.
 
-        For workers elsewhere, paths are absolute.
+        Raises:
+            ArtifactError: a scorer, bank or calibration that is not there, is damaged, or belongs to another one.
         """
         bank, calibration = resolve_bank(self.where, self.scorer, self.bank, self.calibration)
         scorer, warehouse = self.scorer, self.warehouse
         if self.engine.elsewhere:
             scorer, bank, calibration = absolute(scorer), absolute(bank), calibration and absolute(calibration)
             warehouse = self.where.spelled
-        return self.model_copy(update={"warehouse": warehouse, "scorer": scorer, "bank": bank, "calibration": calibration})
+        paths = {"warehouse": warehouse, "scorer": scorer, "bank": bank, "calibration": calibration}
+        key = load_lineage(scorer, bank, calibration, self.storage_block).key
+        return ResolvedSettings(**self.model_dump() | paths, key=key)
+
+
+class ResolvedSettings(CurateSettings):
+    """Settings of which every reference is looked up. Only ``setup`` loads a network, in a process that scores or draws."""
+
+    key: WorkKey
+
+    @property
+    def lineage(self) -> Lineage:
+        """Scorer, bank and calibration without a network, as the registry enters them."""
+        return load_lineage(self.scorer, self.bank, self.calibration, self.storage_block)
+
+    def setup(self) -> ScoringSetup:
+        """The scorer on its device with bank and calibration.
+
+        Raises:
+            ArtifactError: weights that are not those of the key; both digests are named.
+        """
+        setup = load_setup(
+            self.scorer, self.bank, self.device, self.batch_images, self.decode_threads, self.storage_block, self.calibration,
+            self.keep_signatures, self.compile, self.engine.cores,
+        )  # fmt: skip
+        planned = asdict(self.key)
+        other = [f"{name} is {digest} here, {planned[name]} in the plan" for name, digest in asdict(setup.key).items()]
+        if setup.key != self.key:
+            raise ArtifactError(
+                f"scorer {self.scorer} with bank {self.bank} changed since the run was planned: {'; '.join(other)}"
+            )
+        return setup
+
+    def scored_on(self) -> str:
+        """What the run's row says of its device: what this process found, or what tasks of an engine are given.
+
+        Where this process scores, the scorer is loaded for it, so that one that cannot be used leaves no row.
+        """
+        return self.engine.label() if self.engine.elsewhere else device_label(self.setup().scorer)

@@ -13,9 +13,17 @@ from mdmf_core.banks.calibration import Calibration, calibration_from_file, requ
 from mdmf_core.errors import ArtifactError, SourceError
 from mdmf_core.scoring.scorer import Scorer
 from mdmf_core.scoring.scorer_files import CARD as SCORER
-from mdmf_core.scoring.scorer_files import backbone_scorer, choose_device, compiled, is_backbone, scorer_from_files
+from mdmf_core.scoring.scorer_files import (
+    backbone_card,
+    backbone_scorer,
+    card_from_files,
+    choose_device,
+    compiled,
+    is_backbone,
+    scorer_from_files,
+)
 from tasks.scoring.cpu_threads import keep_freed_memory
-from tasks.scoring.scoring_setup import ScoringSetup, sizes
+from tasks.scoring.scoring_setup import Lineage, ScoringSetup, sizes
 from tasks.storage.checked_reads import read_bytes
 from tasks.warehouse.migrations import migrate
 from tasks.warehouse.registry import find
@@ -109,6 +117,23 @@ def resolve_bank(warehouse: Warehouse, scorer: str, bank: str, calibration: str 
     return entry.url, calibration if calibration is not None and number is None else entry.calibration_url
 
 
+def load_lineage(scorer: str, bank: str, calibration: str | None, storage_block: str | None) -> Lineage:
+    """Scorer, bank and calibration as their files state them, for a process that scores nothing: no network is built.
+
+    The id of a bare backbone is the one that the bank was built with. ``load_setup``, in the process that scores, computes the
+    id from the weights and refuses another one.
+
+    Raises:
+        ArtifactError: a file is missing or damaged, or they do not belong together; both digests are named.
+    """
+    card = None if is_backbone(scorer) else card_from_files(_directory(scorer, "scorer", storage_block))
+    reference = own_bank(scorer) if bank == DEFAULT else bank
+    loaded, calibrated = load_bank(reference, calibration, storage_block)
+    card = card or backbone_card(scorer, loaded.scorer_id)
+    require_match(card.scorer_id, loaded, calibrated)
+    return Lineage(card, loaded, calibrated, _absolute(reference), calibration)
+
+
 def load_setup(
     scorer: str,
     bank: str,
@@ -137,10 +162,16 @@ def load_setup(
     require_match(loaded.scorer_id, reference, calibrated)
     cuda = loaded.device.type == "cuda"
     threads = decode_threads or max(1, (cores or os.cpu_count() or 1) - (0 if cuda else 1))
-    url = bank if bank == DEFAULT or "://" in bank else os.path.abspath(bank)
     crops, passes = sizes(loaded.crops, batch_images, cuda)
     backbones = 1 if cuda or compile else torch.get_num_threads()  # of this group's cores, or of OMP_NUM_THREADS
-    return ScoringSetup(loaded, reference, calibrated, url, calibration, crops, passes, backbones, threads, keep_signatures)
+    return ScoringSetup(
+        loaded, reference, calibrated, _absolute(bank), calibration, crops, passes, backbones, threads, keep_signatures
+    )
+
+
+def _absolute(bank: str) -> str:
+    """A bank's directory as the registry keeps it."""
+    return bank if bank == DEFAULT or "://" in bank else os.path.abspath(bank)
 
 
 def scorer_file(reference: str, name: str, storage_block: str | None = None) -> bytes | None:

@@ -1,33 +1,41 @@
-"""What one process scores with."""
+"""What a run scores with: its lineage, which any process knows, and what the process that scores has loaded."""
 
 from dataclasses import dataclass
 
 from mdmf_core.banks.bank import Bank
 from mdmf_core.banks.calibration import Calibration
 from mdmf_core.images.crops import CropPlan
-from mdmf_core.scoring.scorer import Scorer
+from mdmf_core.scoring.scorer import Scorer, ScorerCard
 from mdmf_core.signatures.passes import Passes
 from tasks.parts.outcome import WorkKey
 
 
 @dataclass(frozen=True)
-class ScoringSetup:
-    """What one process scores with."""
+class Lineage:
+    """Scorer, bank and calibration of a run, known without loading a network."""
 
-    scorer: Scorer
+    scorer: ScorerCard
     bank: Bank
     calibration: Calibration
     bank_url: str  # directory, or the name of a bundled one
     calibration_url: str | None  # None = the one in the bank's directory
+
+    @property
+    def key(self) -> WorkKey:
+        """The digests under which everything that is scored with these three is kept."""
+        return WorkKey(self.scorer.scorer_id, self.bank.bank_id, self.calibration.calibration_id)
+
+
+@dataclass(frozen=True)
+class ScoringSetup(Lineage):
+    """A lineage whose scorer is loaded on a device, with how one process goes about scoring."""
+
+    scorer: Scorer
     batch_crops: int  # of a batch on its way through the stages
     passes: Passes  # how many of them the backbone takes at once
     backbones: int  # batches in it side by side
     decode_threads: int
     keep_signatures: float = 0.0  # share of shards whose signatures are kept
-
-    @property
-    def key(self) -> WorkKey:
-        return WorkKey(self.scorer.scorer_id, self.bank.bank_id, self.calibration.calibration_id)
 
 
 def sizes(plan: CropPlan, images: int, cuda: bool) -> tuple[int, Passes]:

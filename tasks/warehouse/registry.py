@@ -12,7 +12,7 @@ from mdmf_core.banks.bank import Bank
 from mdmf_core.banks.calibration import BUDGETS, Calibration, budget
 from mdmf_core.digests import short_id
 from mdmf_core.errors import ArtifactError
-from mdmf_core.scoring.scorer import Scorer
+from mdmf_core.scoring.scorer import ScorerCard
 
 _NAMED = re.compile(r"^(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(@(?P<version>\d+))?$")
 
@@ -43,7 +43,7 @@ FROM banks b JOIN calibrations c USING (bank_id)
 """
 
 
-def register_scorer(connection: duckdb.DuckDBPyConnection, scorer: Scorer) -> None:
+def register_scorer(connection: duckdb.DuckDBPyConnection, scorer: ScorerCard) -> None:
     """A scorer's row with its card."""
     identity = str(short_id(scorer.scorer_id))
     if connection.execute("SELECT 1 FROM scorers WHERE scorer_id = ?", [identity]).fetchall():

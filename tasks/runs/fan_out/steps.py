@@ -1,19 +1,16 @@
 """The steps of a corpus's parent and of its children as Prefect tasks."""
 
-import socket
 import uuid
-from importlib.metadata import version
 from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from mdmf_core.errors import MdmfError
-from tasks.collections.listing import iter_shards
 from tasks.parts.leases import HeldElsewhere, acquire
 from tasks.parts.plans import read_plan, write_plan
 from tasks.parts.store import exists
-from tasks.runs.backlog import Tally, accounted, left_to_do
+from tasks.runs.backlog import Tally, accounted, left_of, left_to_do
 from tasks.runs.fan_out.follower import Ended
 from tasks.runs.fan_out.portions import (
     CorpusPlan,
@@ -27,21 +24,21 @@ from tasks.runs.fan_out.portions import (
     unfinished_plan,
     work_of,
 )
-from tasks.runs.records import RunRecord, start_run
-from tasks.runs.settings import CurateSettings
+from tasks.runs.records import record_of, start_run
+from tasks.runs.settings import ResolvedSettings
 from tasks.runs.steps import Plan, opened
-from tasks.scoring.loading import device_label
 from tasks.warehouse.migrations import migrate
 
 
-def corpus_work(settings: CurateSettings) -> str:
+def corpus_work(settings: ResolvedSettings) -> str:
     """The name of the work of which one parent at a time has the lease."""
-    return work_of(settings.source, settings.setup().key, settings.images_per_slice, settings.max_shards)
+    return work_of(settings.source, settings.key, settings.images_per_slice, settings.max_shards)
 
 
-def of_every_child(settings: CurateSettings, plan: CorpusPlan) -> dict[str, Any]:
-    """What all children are passed: paths, and settings of which the parent has done its own."""
-    return {"plan": plan.path, "settings": settings.model_copy(update={"promote": False}).model_dump(mode="json")}
+def of_every_child(settings: ResolvedSettings, plan: CorpusPlan) -> dict[str, Any]:
+    """What all children are passed: the path of the plan, and the parent's settings but the promotion, which it has made."""
+    asked = settings.model_copy(update={"promote": False}).model_dump(mode="json", exclude={"key"})
+    return {"plan": plan.path, "settings": asked}
 
 
 def require_alone(leases: str, work: str, name: str) -> None:
@@ -52,7 +49,7 @@ def require_alone(leases: str, work: str, name: str) -> None:
 
 
 @task(cache_policy=NO_CACHE, task_run_name="plan {settings.source}")
-def plan_corpus(settings: CurateSettings, work: str, shards_per_run: int, resume: bool) -> tuple[CorpusPlan, bool]:
+def plan_corpus(settings: ResolvedSettings, work: str, shards_per_run: int, resume: bool) -> tuple[CorpusPlan, bool]:
     """The plan of an earlier parent that did not end, or a new one; and whether it is an earlier one's."""
     folder = corpus_folder(settings.where.parts)
     left = unfinished_plan(folder, work)
@@ -63,9 +60,7 @@ def plan_corpus(settings: CurateSettings, work: str, shards_per_run: int, resume
         drop_plan(folder, work, left)
     tally, plan_id = Tally(), str(uuid.uuid4())
     path = plan_path(folder, plan_id)
-    shards = iter_shards(settings.source, settings.images_per_slice, settings.storage_block)
-    work_left = left_to_do(settings.where, shards, settings.setup().key, settings.max_shards, tally)
-    portions = write_plan(path, work_left, shards_per_run)
+    portions = write_plan(path, left_to_do(settings, tally), shards_per_run)
     plan = CorpusPlan(
         plan_id=plan_id, source=settings.source, path=path, portions=portions, shards_per_run=shards_per_run,
         shards=tally.shards, to_do=tally.to_do, already_complete=tally.already_complete, set_aside=tally.set_aside,
@@ -78,54 +73,59 @@ def plan_corpus(settings: CurateSettings, work: str, shards_per_run: int, resume
 
 
 @task(cache_policy=NO_CACHE, task_run_name="open run")
-def open_corpus(settings: CurateSettings, run_id: str) -> bool:
-    """Opens the parent's row; whether the views show this scorer and bank."""
-    setup, host = settings.setup(), socket.gethostname()
-    device = device_label(setup.scorer)
-    run = RunRecord(run_id, "curate-corpus", settings.source, settings.model_dump(), version("mdmf"), host, device)
+def open_corpus(settings: ResolvedSettings, run_id: str) -> bool:
+    """Opens the parent's row, and says whether the views show this scorer and bank.
+
+    The parent scores nothing: each child's own row names the device that it found.
+    """
+    run = record_of("curate-corpus", settings, settings.source, run_id, f"child runs, each on {settings.device}")
     with settings.where.connect() as connection:
         migrate(connection)
-        return start_run(connection, run, setup, settings.promote)
+        return start_run(connection, run, settings.lineage, settings.promote)
 
 
 @task(cache_policy=NO_CACHE, task_run_name="plan portion {portion}")
-def plan_portion(settings: CurateSettings, plan: str, portion: int, run_id: str) -> Plan:
+def plan_portion(settings: ResolvedSettings, plan: str, portion: int, run_id: str) -> Plan:
     """The plan of a child: what is left to do by now of its portion."""
     if not exists(plan):
         raise MdmfError(f"{plan} is not there: the corpus was finished or planned anew since; there is nothing to do")
-    setup, tally = settings.setup(), Tally()
+    device, tally = settings.scored_on(), Tally()
     shards = [work.shard for work in read_plan(plan, portion)]
-    return opened(settings, "curate-portion", setup, run_id, left_to_do(settings.where, shards, setup.key, None, tally), tally)
+    work = left_of(shards, settings.where, settings.key, None, tally)
+    return opened(settings, "curate-portion", run_id, work, tally, device)
 
 
 @task(cache_policy=NO_CACHE, task_run_name="keep result")
 def keep_portion(
-    settings: CurateSettings, plan: str, portion: int, run_id: str, elsewhere: int, failures: list[str], wasted: float
+    settings: ResolvedSettings, plan: str, portion: int, run_id: str, elsewhere: int, failures: list[str], wasted: float
 ) -> PortionResult:
-    """Writes for the parent what the warehouse holds of the portion now, whichever attempt brought it there."""
+    """Writes for the parent what the warehouse holds of the portion now.
+
+    The tables are asked, not this attempt's outcomes: shards that an earlier attempt landed before it died count as well.
+    """
     result = _counted(settings, plan, portion, run_id, elsewhere, failures).model_copy(update={"wasted_seconds": wasted})
     keep_result(plan, result)
     return result
 
 
-def portion_result(settings: CurateSettings, plan: str, ended: Ended) -> PortionResult:
+def portion_result(settings: ResolvedSettings, plan: str, ended: Ended) -> PortionResult:
     """What became of a portion with which its parent is through: counted here where no child did."""
     result = result_of(plan, ended.portion)
     return _counted(settings, plan, ended.portion, "", 0, [ended.failure or ""]) if result is None else result
 
 
 def _counted(
-    settings: CurateSettings, plan: str, portion: int, run_id: str, elsewhere: int, failures: list[str]
+    settings: ResolvedSettings, plan: str, portion: int, run_id: str, elsewhere: int, failures: list[str]
 ) -> PortionResult:
     shards = [work.shard for work in read_plan(plan, portion)]
     with settings.where.connect(read_only=True) as connection:
-        counts = accounted(connection, shards, settings.setup().key)
+        counts = accounted(connection, shards, settings.key)
     left = len(shards) - counts["complete"] - counts["deferred"] - counts["failed"]
     # The other run may have landed them meanwhile.
     return PortionResult(portion=portion, run_id=run_id, failures=failures, elsewhere=min(elsewhere, left), **counts)
 
 
 @task(cache_policy=NO_CACHE, task_run_name="close plan")
-def close_corpus(settings: CurateSettings, work: str, plan: CorpusPlan) -> None:
+def close_corpus(settings: ResolvedSettings, work: str, plan: CorpusPlan) -> None:
     """Every portion is done or given up: the next run plans anew."""
     drop_plan(corpus_folder(settings.where.parts), work, plan)

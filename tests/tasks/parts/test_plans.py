@@ -17,7 +17,7 @@ from tasks.parts import plans
 from tasks.parts.outcome import Work, without_part
 from tasks.parts.plans import read_plan, write_plan
 from tasks.runs import backlog
-from tasks.runs.backlog import Tally, accounted, left_to_do
+from tasks.runs.backlog import Tally, accounted, left_of
 from tasks.warehouse.landing import land
 from tasks.warehouse.warehouse import Warehouse
 
@@ -76,17 +76,17 @@ def warehouse(tmp_path, setup, tiny_scorer):
 def test_what_is_left_to_do_does_not_depend_on_the_batches(warehouse, tmp_path, setup, monkeypatch, batch, most):
     monkeypatch.setattr(backlog, "_BATCH", batch)
     shards, tally = list_shards(f"{tmp_path}/{{0..4}}.tar", 1000), Tally()
-    work = list(left_to_do(Warehouse.at(warehouse), iter(shards), setup.key, most, tally))
+    work = list(left_of(iter(shards), Warehouse.at(warehouse), setup.key, most, tally))
     assert [one.shard for one in work] == shards[3:][:most]
     assert tally == Tally(shards=5, already_complete=2, set_aside=1, to_do=len(work))
 
 
 def test_a_changed_shard_is_to_do_again_under_its_newest_generation(warehouse, tmp_path, setup):
     (two,) = list_shards(f"{tmp_path}/2.tar", 1000)
-    assert list(left_to_do(Warehouse.at(warehouse), [replace(two, fingerprint="new")], setup.key, None, Tally())) == [
+    assert list(left_of([replace(two, fingerprint="new")], Warehouse.at(warehouse), setup.key, None, Tally())) == [
         Work(replace(two, fingerprint="new"), 3)
     ]
-    assert len(list(left_to_do(Warehouse.at(warehouse), [two], replace(setup.key, bank_id="f" * 64), None, Tally()))) == 1
+    assert len(list(left_of([two], Warehouse.at(warehouse), replace(setup.key, bank_id="f" * 64), None, Tally()))) == 1
 
 
 def test_portions_are_counted_by_what_the_warehouse_holds_of_just_this_content(warehouse, tmp_path, setup):
