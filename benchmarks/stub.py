@@ -111,7 +111,7 @@ def run_flow(source: Path, warehouse: Path, shards_per_task: int, setup: Scoring
     with (
         clocked("score_under_lease"),
         clocked("land"),
-        mock.patch.object(steps, "load_setup", return_value=setup),
+        mock.patch.object(ResolvedSettings, "setup", return_value=setup),
         mock.patch.object(steps, "write_report", return_value=None),
     ):
         started, cpu = time.perf_counter(), time.process_time()

@@ -92,12 +92,10 @@ class ResolvedSettings(CurateSettings):
             self.scorer, self.bank, self.device, self.batch_images, self.decode_threads, self.storage_block, self.calibration,
             self.keep_signatures, self.compile, self.engine.cores,
         )  # fmt: skip
-        planned = asdict(self.key)
-        other = [f"{name} is {digest} here, {planned[name]} in the plan" for name, digest in asdict(setup.key).items()]
         if setup.key != self.key:
-            raise ArtifactError(
-                f"scorer {self.scorer} with bank {self.bank} changed since the run was planned: {'; '.join(other)}"
-            )
+            planned = asdict(self.key)
+            digests = [f"{name} is {digest}, planned was {planned[name]}" for name, digest in asdict(setup.key).items()]
+            raise ArtifactError(f"scorer {self.scorer} or bank {self.bank} is not the one of the plan: {'; '.join(digests)}")
         return setup
 
     def scored_on(self) -> str:
