@@ -31,6 +31,7 @@ from mdmf_core.banks.calibration import Calibration, CalibrationSlice
 from mdmf_core.banks.domains import Support
 from mdmf_core.images.crops import CropPlan
 from mdmf_core.scoring.scorer import Scorer, Statistic, scorer_digest
+from tasks.runs.settings import ResolvedSettings
 from tasks.scoring.loading import load_setup
 from tasks.scoring.scoring_setup import ScoringSetup, sizes
 

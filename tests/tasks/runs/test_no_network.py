@@ -49,7 +49,7 @@ def test_a_driver_without_a_gpu_plans_and_opens_a_run_whose_workers_have_one(
     run_id = str(uuid.uuid4())
     assert settings.key == setup.key
     assert steps.plan.fn(settings, run_id).to_do == 1
-    (row,) = query(settings.warehouse, "SELECT state, device, scorer_id::VARCHAR AS scorer FROM runs").to_dict("records")
+    (row,) = query(settings.where, "SELECT state, device, scorer_id::VARCHAR AS scorer FROM runs").to_dict("records")
     assert row == {
         "state": "running", "device": "ray: 2 cores and 1 GPUs a task", "scorer": str(short_id(setup.scorer.scorer_id)),
     }  # fmt: skip
@@ -71,7 +71,7 @@ def test_a_parent_of_child_runs_loads_no_network(tmp_path, tiny_scorer, tiny_ban
     steps.land_group.fn(settings, [outcome_of(source, settings.warehouse, setup)])
     assert corpus_steps.portion_result(settings, plan.path, Ended(0, "it died")).scored == 2
     steps.close_run.fn(settings, run_id, [], {})
-    (device,) = query(settings.warehouse, "SELECT device FROM runs")["device"]
+    (device,) = query(settings.where, "SELECT device FROM runs")["device"]
     assert device == "child runs, each on auto"
 
 
