@@ -9,6 +9,7 @@ from prefect.cache_policies import NO_CACHE
 from tasks.parts.outcome import ShardOutcome
 from tasks.runs.names import short_source
 from tasks.warehouse.questions import query
+from tasks.warehouse.warehouse import Warehouse
 
 _ROWS = 500  # of a table artifact; Prefect keeps them in its database
 
@@ -46,7 +47,7 @@ def publish(totals: dict[str, Any], outcomes: list[ShardOutcome], run_id: str) -
 
 def _exclusions(totals: dict[str, Any], run_id: str) -> list[dict[str, Any]]:
     rows = query(
-        totals["warehouse"],
+        Warehouse.at(totals["warehouse"]),
         "SELECT reason, count(*) AS members, min(key) AS key, min_by(detail, key) AS detail FROM exclusions WHERE run_id = ? "
         "GROUP BY reason ORDER BY members DESC, reason",
         [run_id],
