@@ -128,7 +128,7 @@ def test_rows_too_wide_for_the_terminal_are_a_line_for_each_value(warehouse):
 def test_asking_the_warehouse_loads_no_model_and_no_server():
     asked = [
         "keeplists.export", "keeplists.reshard", "maintenance.backup", "maintenance.content_digest", "maintenance.verify",
-        "reviews.csv_files", "reviews.verdicts", "warehouse.connect", "warehouse.questions",
+        "reviews.csv_files", "reviews.verdicts", "warehouse.warehouse", "warehouse.questions",
     ]  # fmt: skip
     code = f"import sys, mdmf_cli.main, {', '.join(f'tasks.{name}' for name in asked)}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

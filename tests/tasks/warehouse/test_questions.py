@@ -21,7 +21,9 @@ def warehouse(setup, tmp_path_factory) -> str:
     return landed(folder / "w.duckdb", write_shard(folder / "00000.tar", range(3)), setup)
 
 
-@pytest.mark.parametrize("ask", [query, mdmf.to_pandas, mdmf.to_arrow, query_parts])
+@pytest.mark.parametrize(
+    "ask", [mdmf.to_pandas, mdmf.to_arrow, lambda warehouse, sql: query_parts(Warehouse.at(warehouse), sql)]
+)
 @pytest.mark.parametrize(
     "sql",
     [
