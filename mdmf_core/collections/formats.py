@@ -11,7 +11,7 @@ A new format (zip, Lance) is a reader in this room, one row of ``FORMATS``, and 
 """
 
 import io
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import IO, Literal, Protocol
 
@@ -21,7 +21,7 @@ from mdmf_core.collections.tar import TarReader
 from mdmf_core.errors import SourceError
 from mdmf_core.records import Member
 
-SampleCopier = Callable[[IO[bytes], int, Container[str]], Iterator[RawSample]]
+SampleCopier = Callable[[IO[bytes], int, Collection[str]], Iterator[RawSample]]
 _BUFFER = 8 << 20
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
 

@@ -1,33 +1,20 @@
-"""WebDataset tar shards: one pass, raw bytes, bounded memory, nothing unpickled."""
+"""WebDataset tar shards: one pass, raw bytes, bounded memory, nothing unpickled. Which file is the image: ``samples``."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from typing import IO
 
+from mdmf_core.collections.samples import MAX_SIDECAR, SIDECARS, Sample, SampleFile, is_litter, samples, split_name
 from mdmf_core.collections.stream import HashingStream
 from mdmf_core.collections.tar_headers import Entry, EntryStream
 from mdmf_core.collections.text import original_url, readable
 from mdmf_core.errors import ShardCorrupt, ShardUnfinished
 from mdmf_core.records import ExclusionReason, Member
 
-_CAPTIONS = ("txt", "caption")
-# What WebDataset writers put beside an image; everything else is a member and gets a row of its own.
-SIDECARS = (*_CAPTIONS, "json", "cls", "url", "npy", "id", "index", "meta")
-_MAX_SIDECAR = 1 << 20
-
-
-@dataclass
-class _Sample:
-    """The files of one key, in the order of the archive."""
-
-    key: str
-    members: list[Member] = field(default_factory=list)
-    caption: str | None = None
-    sidecar: str | None = None
+_ALONE = "no image beside it: the files of a sample must follow one another"
 
 
 class TarReader:
-    """Iterates a tar's members once. After the last one, ``digest`` and ``members`` are final.
+    """Iterates a tar's members once. After the last one, ``digest`` is final.
 
     Args:
         source: the archive, positioned at its start; only ``read`` is used.
@@ -47,58 +34,55 @@ class TarReader:
     def __iter__(self) -> Iterator[Member]:
         """Raises ShardUnfinished (no end of archive, short stream) or ShardCorrupt (damaged header)."""
         seen: set[str] = set()
-        for sample in self._samples():
-            if not sample.members:
-                yield Member(sample.key, b"", 0, excluded=ExclusionReason.NO_IMAGE, detail="only a caption or json")
-            for member in sample.members:
-                if member.key in seen:
-                    yield replace(
-                        member, data=b"", excluded=ExclusionReason.DUPLICATE_KEY, detail="key seen before in this shard"
-                    )
-                    continue
-                seen.add(member.key)
-                url = original_url(sample.sidecar)
-                yield replace(member, caption=sample.caption, sidecar=sample.sidecar, url=url)
+        litter: list[SampleFile] = []
+        for sample in samples(self._files(litter)):
+            yield from self._members(sample, seen)
+            yield from _rows_of(litter)
+        yield from _rows_of(litter)
 
-    def _samples(self) -> Iterator[_Sample]:
-        """Groups consecutive entries of one key, as WebDataset does."""
-        sample: _Sample | None = None
-        for entry, data in self._entries():
-            key, extension = split_key(readable(entry.name))
-            if sample is None or sample.key != key:
-                if sample is not None:
-                    yield sample
-                sample = _Sample(key)
-            if entry.is_file and extension in SIDECARS:
-                text = data.decode("utf-8", errors="backslashreplace")
-                if extension in _CAPTIONS:
-                    sample.caption = text
-                elif extension == "json" and text:
-                    sample.sidecar = text
-                continue
-            # Only the first member of a key can be scored; the data of the others would pile up until the key ends.
-            sample.members.append(self._member(entry, key, b"" if sample.members else data))
-        if sample is not None:
-            yield sample
+    def _members(self, sample: Sample, seen: set[str]) -> Iterator[Member]:
+        members = sample.members()
+        if not members:
+            detail = f"its image came earlier in the archive; {_ALONE}" if sample.key in seen else _ALONE
+            yield Member(sample.key, b"", 0, excluded=ExclusionReason.NO_IMAGE, detail=detail)
+        for key, file in members:
+            excluded, detail = self._exclusion(file)
+            if key in seen:
+                excluded, detail = ExclusionReason.DUPLICATE_KEY, "key seen before in this shard"
+            seen.add(key)
+            sidecar = sample.json(file)
+            yield Member(
+                key,
+                b"" if excluded else bytes(file.data),
+                file.size,
+                locator=file.locator,
+                caption=sample.caption(file),
+                url=original_url(sidecar),
+                sidecar=sidecar,
+                excluded=excluded,
+                detail=detail,
+            )
 
-    def _member(self, entry: Entry, key: str, data: bytes) -> Member:
-        plain = Member(key, data, entry.size, locator=entry.offset)
-        if not entry.is_file:
-            detail = "sparse file" if entry.sparse else f"tar entry type {entry.kind!r}"
-            return replace(plain, excluded=ExclusionReason.NOT_A_FILE, detail=detail)
-        if entry.size > self._max_bytes:
-            detail = f"{entry.size} bytes, limit {self._max_bytes}"
-            return replace(plain, excluded=ExclusionReason.TOO_LARGE, detail=detail)
-        return plain
+    def _exclusion(self, file: SampleFile) -> tuple[ExclusionReason | None, str]:
+        if not file.regular:
+            return ExclusionReason.NOT_A_FILE, file.why_not
+        if file.size > self._max_bytes:
+            return ExclusionReason.TOO_LARGE, f"{file.size} bytes, limit {self._max_bytes}"
+        return None, ""
 
-    def _entries(self) -> Iterator[tuple[Entry, bytes]]:
+    def _files(self, litter: list[SampleFile]) -> Iterator[SampleFile]:
+        """The files of the archive; what an operating system left there goes to ``litter``, as it ends no sample."""
         archive = EntryStream(self._stream, self._size)
         try:
             for entry in archive:
                 if entry.is_directory:
                     continue
-                wanted = _MAX_SIDECAR if split_key(entry.name)[1] in SIDECARS else self._max_bytes
-                yield entry, archive.read(entry) if entry.is_file and entry.size <= wanted else b""
+                name = readable(entry.name)
+                if entry.is_file and is_litter(name):
+                    litter.append(sample_file(name, entry, b""))
+                    continue
+                wanted = MAX_SIDECAR if split_name(name)[2] in SIDECARS else self._max_bytes
+                yield sample_file(name, entry, archive.read(entry) if entry.is_file and entry.size <= wanted else b"")
         except ShardCorrupt:
             self._stream.drain()
             self._require_whole_stream()
@@ -110,12 +94,14 @@ class TarReader:
             raise ShardUnfinished(f"read {self._stream.position} of {self._size} bytes listed: still being written?")
 
 
-def split_key(name: str) -> tuple[str, str]:
-    """(key, extension) of a tar entry: WebDataset splits the base name at its first dot.
+def sample_file(name: str, entry: Entry, data: bytes | memoryview, raw: bytes = b"") -> SampleFile:
+    """A tar entry as a file of a sample."""
+    why_not = "" if entry.is_file else "sparse file" if entry.sparse else f"tar entry type {entry.kind!r}"
+    return SampleFile(name, entry.size, entry.is_file, data, raw, entry.offset, why_not)
 
-    >>> split_key("a.b/000012.seg.png")
-    ('a.b/000012', 'seg.png')
-    """
-    folder, slash, base = name.rpartition("/")
-    stem, _, extension = base.partition(".")
-    return folder + slash + stem, extension.lower()
+
+def _rows_of(litter: list[SampleFile]) -> Iterator[Member]:
+    for file in litter:
+        detail = "left there by an operating system"
+        yield Member(file.name, b"", file.size, file.locator, excluded=ExclusionReason.NOT_AN_IMAGE, detail=detail)
+    litter.clear()

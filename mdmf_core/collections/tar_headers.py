@@ -86,9 +86,9 @@ class EntryStream:
             if self._headers is not None:
                 self._headers.clear()
 
-    def read(self, entry: Entry) -> bytes:
-        """The data of the latest entry."""
-        return self._exactly(entry.size)
+    def read(self, entry: Entry, most: int | None = None) -> bytes:
+        """The data of the latest entry, or the first bytes of it."""
+        return self._exactly(entry.size if most is None else min(entry.size, most))
 
     def read_padded(self, entry: Entry) -> bytes:
         """The data of the latest entry with the padding behind it, up to the next header."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mdmf_core.collections.formats import SHARD_SUFFIXES
-from mdmf_core.collections.tar import SIDECARS
+from mdmf_core.collections.samples import HEAD, SIDECARS, looks_like_image, main_image
 from mdmf_core.errors import KeepListError
 
 Sample = Mapping[str, Any]
@@ -29,9 +29,30 @@ def _common(one: list[str], other: list[str]) -> int:
     return agreeing.index(False) if False in agreeing else len(agreeing)
 
 
-def _require_same_image(sample: Sample, sha256: str, url: str, key: str) -> None:
-    fields = (name for name in sample if not name.startswith("__") and name.lower() not in SIDECARS)
-    data = sample.get(next(fields, ""))
+def images_of(sample: Sample, key: str) -> dict[str, Any]:
+    """The images of a WebDataset sample by the keys under which they are scored: of several the main one, if it has one."""
+    fields = {name: value for name, value in sample.items() if not name.startswith("__")}
+    parts = {name: name.lower().rpartition(".") for name in fields}
+    images = [name for name in fields if looks_like_image(parts[name][2], _head(fields[name]))]
+    if not images:
+        images = [name for name in fields if parts[name][2] not in SIDECARS][:1]
+    main = main_image([(parts[name][0], name) for name in images])
+    if main is not None:
+        return {key: fields[main]}
+    return {f"{key}.{parts[name][0]}": fields[name] for name in images}
+
+
+def main_of(sample: Sample, key: str) -> dict[str, Any]:
+    """The image of a sample whose own key is kept: the main one, or else the first."""
+    images = images_of(sample, key)
+    return {key: images.get(key, next(iter(images.values()), None))}
+
+
+def _head(value: object) -> bytes:
+    return value[:HEAD] if isinstance(value, bytes) else b""
+
+
+def _require_same_image(data: object, sha256: str, url: str, key: str) -> None:
     if not isinstance(data, bytes):
         raise ValueError(
             f"{url}, {key}: its image is no longer bytes, so it cannot be compared with the one that was scored; filter before "

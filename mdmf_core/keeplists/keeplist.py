@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from mdmf_core.collections.parquet import image_bytes, image_column
 from mdmf_core.collections.text import readable
 from mdmf_core.errors import KeepListError
-from mdmf_core.keeplists.checks import Sample, _common, _components, _require_digest, _require_same_image
+from mdmf_core.keeplists.checks import Sample, _common, _components, _require_digest, _require_same_image, images_of, main_of
 from mdmf_core.keeplists.files import read_manifest, require_agreement, require_made_by, require_whole
 
 Missing = Literal["error", "drop", "keep"]
@@ -159,7 +159,7 @@ class KeepList:
         return table.slice(shard.first_row - int(self._starts[low]), shard.kept)
 
     def keeps(self, sample: Sample) -> bool:
-        """Whether a WebDataset sample (a dict with ``__url__`` and ``__key__``) is kept.
+        """Whether a WebDataset sample (a dict with ``__url__`` and ``__key__``) is kept: its image, or all without a main one.
 
         Raises:
             KeepListError: its shard is not in the list (``missing="error"``), or its image is not the one that was scored.
@@ -171,11 +171,13 @@ class KeepList:
         shard = self.shard(url)
         if shard is None:
             return self._without_shard(url)
-        sha256 = self.kept(url).get(key)
-        if sha256 is None:
+        kept = self.kept(url)
+        images = None if key in kept else images_of(sample, key)
+        if images is not None and not (images and kept.keys() >= images.keys()):
             return False
         if self._to_verify(shard):
-            _require_same_image(sample, sha256, shard.shard_url, key)
+            for name, data in (images or main_of(sample, key)).items():
+                _require_same_image(data, kept[name], shard.shard_url, name)
         return True
 
     def filter(self, samples: Iterable[Sample]) -> Iterator[Sample]:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from mdmf_core.collections.folder import slice_of
 from mdmf_core.collections.formats import FORMATS, SampleCopier
 from mdmf_core.collections.raw_tar import end_of_archive
-from mdmf_core.collections.tar import SIDECARS
+from mdmf_core.collections.samples import SIDECARS
 from mdmf_core.errors import KeepListError, ShardCorrupt, ShardUnfinished
 from mdmf_core.keeplists.keeplist import KeepList, ListedShard
 from mdmf_core.keeplists.reshard import NewShard, tar_name
@@ -23,8 +23,8 @@ from tasks.storage.retries import storage_errors
 
 _ROWS = 32  # of a parquet shard, held at a time
 _GROUP = 64 << 20  # bytes of a row group that is written
-# (key, key in the new tar, headers and data of all its files)
-_Samples = Iterator[tuple[str, str, list[bytes]]]
+# (key in the new tar by the key that was scored, headers and data of all files of a sample)
+_Samples = Iterator[tuple[dict[str, str], list[bytes]]]
 
 
 def write_tar(keep: KeepList, shard: NewShard, path: str, storage_block: str | None) -> pa.Table:
@@ -41,23 +41,23 @@ def write_tar(keep: KeepList, shard: NewShard, path: str, storage_block: str | N
         for source in shard.sources:
             rows = keep.rows(source)
             digests = dict(zip(rows["key"].to_pylist(), rows["sha256"].to_pylist(), strict=True))
-            found: dict[str, str] = {}
+            new_keys: dict[str, str] = {}
             with _reading(source):
                 copied = FORMATS[source.kind].samples
                 if copied is None:
                     samples = _from_folder(source, digests, taken, storage_block)
                 else:
                     samples = _from_file(copied, source, digests, storage_block)
-                for key, name, parts in samples:
+                for keys, parts in samples:
                     file.writelines(parts)
-                    taken.add(name)
-                    found[key] = name
-            gone = sorted(digests.keys() - found.keys())
+                    taken.update(keys.values())
+                    new_keys |= keys
+            gone = sorted(digests.keys() - new_keys.keys())
             if gone:
                 raise KeepListError(f"{source.shard_url}, {gone[0]}: not there any more; {len(gone)} kept members are missing")
             places = {key: place for place, key in enumerate(digests)}
-            moved = rows.take(pa.array([places[key] for key in found])).rename_columns({"key": "source_key"})
-            tables.append(moved.add_column(0, "key", pa.array(found.values(), pa.string())))
+            moved = rows.take(pa.array([places[key] for key in new_keys])).rename_columns({"key": "source_key"})
+            tables.append(moved.add_column(0, "key", pa.array(new_keys.values(), pa.string())))
         file.write(end_of_archive(file.tell()))
     return pa.concat_tables(tables)
 
@@ -87,8 +87,9 @@ def write_parquet(keep: KeepList, shard: NewShard, path: str, storage_block: str
 def _from_file(copied: SampleCopier, source: ListedShard, digests: dict[str, str], storage_block: str | None) -> _Samples:
     with open_file(source.shard_url, storage_block) as file:
         for sample in copied(file, source.size_bytes, digests):
-            _require_scored(sample.image or b"", digests, source, sample.key)
-            yield sample.key, sample.key, sample.parts
+            for image in sample.images:
+                _require_scored(image.data, digests, source, image.key)
+            yield {image.key: image.new_key for image in sample.images}, sample.parts
 
 
 def _from_folder(source: ListedShard, digests: dict[str, str], taken: set[str], storage_block: str | None) -> _Samples:
@@ -109,7 +110,7 @@ def _from_folder(source: ListedShard, digests: dict[str, str], taken: set[str], 
         parts = [_entry(name, data)]
         for extension in beside:
             parts.append(_entry(f"{new}.{extension}", read_bytes(full_url(filesystem, f"{stem}.{extension}"), storage_block)))
-        yield key, new, parts
+        yield {key: new}, parts
 
 
 def _entry(name: str, data: bytes) -> bytes:
