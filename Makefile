@@ -42,13 +42,13 @@ bench-peers: .venv/installed-dev $(WEIGHTS) .mdmf/peers/installed  ## the same s
 	@$(BIN)/python -m benchmarks.run --weights $(WEIGHTS) $(if $(wildcard $(DATA)),--data $(DATA)) peer_settings side_by_side
 
 # Ray and Daft see this project's torch and timm; clip-retrieval wants older numpy, pyarrow and webdataset, so it gets all its own.
-.mdmf/peers/installed: benchmarks/peers/requirements.txt benchmarks/peers/clip-retrieval.txt .venv/installed-dev
+.mdmf/peers/installed: benchmarks/peers/programs/requirements.txt benchmarks/peers/programs/clip-retrieval.txt .venv/installed-dev
 	@echo "installing the peers into .mdmf/peers (some minutes and about 7 GB)"
 	@$(BIN)/python -m venv .mdmf/peers/main && $(BIN)/python -m venv .mdmf/peers/clip-retrieval
 	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 	  > "$$(.mdmf/peers/main/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
-	@.mdmf/peers/main/bin/pip install --quiet -r benchmarks/peers/requirements.txt
-	@.mdmf/peers/clip-retrieval/bin/pip install --quiet -r benchmarks/peers/clip-retrieval.txt
+	@.mdmf/peers/main/bin/pip install --quiet -r benchmarks/peers/programs/requirements.txt
+	@.mdmf/peers/clip-retrieval/bin/pip install --quiet -r benchmarks/peers/programs/clip-retrieval.txt
 	@touch $@
 
 .mdmf/clip-vit-b16.safetensors:

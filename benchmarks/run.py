@@ -14,15 +14,23 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from benchmarks import estimate
-from benchmarks.compare import between_marks, changes, read_results, table
-from benchmarks.frame import Result, Setting
-from benchmarks.machine import machine
+from benchmarks.end_to_end import estimate
+from benchmarks.harness.compare import between_marks, changes, read_results, table
+from benchmarks.harness.frame import Result, Setting
+from benchmarks.harness.machine import machine
 
-BENCHMARKS = (
-    "end_to_end", "embedded", "mmd", "compression", "landing", "prefect_overhead", "growth", "growth_shards",
-    "peer_settings", "side_by_side",
-)  # fmt: skip
+BENCHMARKS = {  # name of the result, and its module
+    "end_to_end": "end_to_end.clip",
+    "embedded": "end_to_end.embedded",
+    "mmd": "stages.mmd",
+    "compression": "stages.compression",
+    "landing": "storage.landing",
+    "prefect_overhead": "end_to_end.prefect_overhead",
+    "growth": "end_to_end.growth",
+    "growth_shards": "end_to_end.growth_shards",
+    "peer_settings": "peers.settings",
+    "side_by_side": "peers.side_by_side",
+}
 ROOT = Path(__file__).parent.parent
 WITH_PEERS = ("peer_settings", "side_by_side")  # need what `make bench-peers` installs, so they run when they are named
 RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "performance.md"
@@ -35,7 +43,7 @@ def measure(name: str, data: Path, weights: Path, results: Path, module: str | N
     work = Path(tempfile.mkdtemp(prefix=f"bench-{name}-"))
     try:
         setting = Setting(data, weights, work, lambda line: print(f"{name}: {line}", file=sys.stderr, flush=True))
-        records = import_module(module or f"benchmarks.{name}").records(setting)
+        records = import_module(module or f"benchmarks.{BENCHMARKS[name]}").records(setting)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     result = Result(name, found, round(time.perf_counter() - started, 1), records)
@@ -85,7 +93,7 @@ def main() -> int:
         print(f"did not end well: {', '.join(failed)}", file=sys.stderr)
     if given.compare:
         return int(not compared(names, results) or bool(failed))
-    page = between_marks(PAGE.read_text(), table(read_results(RESULTS, BENCHMARKS)))
+    page = between_marks(PAGE.read_text(), table(read_results(RESULTS, tuple(BENCHMARKS))))
     if all((RESULTS / f"{name}.json").exists() for name in ("embedded", "growth")):
         page = between_marks(page, estimate.table(estimate.measured(RESULTS)), estimate.MARKS)
     PAGE.write_text(page)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from benchmarks.estimate import VITS, Measured, estimates, measured, table
-from benchmarks.frame import Better, Part, Record, Result
-from benchmarks.growth import CPU
-from benchmarks.stub import covered
+from benchmarks.end_to_end.estimate import VITS, Measured, estimates, measured, table
+from benchmarks.end_to_end.growth import CPU
+from benchmarks.harness.frame import Better, Part, Record, Result
+from benchmarks.harness.stub import covered
 
 COST = Measured(decode=2.0, features=10.0, scores=4.0, process=0.1)
 

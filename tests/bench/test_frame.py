@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import run
-from benchmarks.compare import MARKS, between_marks, changes, described, read_results, table
-from benchmarks.frame import Better, Part, Record, Result, interleaved, ratio_record, slope
+from benchmarks.harness.compare import MARKS, between_marks, changes, described, read_results, table
+from benchmarks.harness.frame import Better, Part, Record, Result, interleaved, ratio_record, slope
 
 MACHINE = {"cpu": "a CPU", "cores": 2, "memory_gb": 8, "system": "Linux 6", "python": "3.11", "versions": {"torch": "2"}}
 FASTER = Record("speed", 1.3, Better.HIGHER, 1.2, 1.4, 5, {"ours": Part(1234.5, "images/s")}, target=1.2, did="100 images")
@@ -101,7 +101,7 @@ def test_slope_of_a_line():
 
 def test_a_benchmark_runs_into_a_file_and_is_compared_with_the_baseline(tmp_path, monkeypatch, capsys):
     (tmp_path / "trivial.py").write_text(
-        "from benchmarks.frame import Better, Record\n"
+        "from benchmarks.harness.frame import Better, Record\n"
         "def records(setting):\n"
         "    (setting.work / 'scratch').write_text('x')\n"
         "    setting.say(str(setting.work))\n"

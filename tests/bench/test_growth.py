@@ -3,9 +3,9 @@
 import pytest
 from fabricate import write_folder
 
-from benchmarks.corpora import photographs, write_shards
-from benchmarks.growth import CPU, growth_records
-from benchmarks.stub import FlowRun, run_flow, stub_kit
+from benchmarks.end_to_end.growth import CPU, growth_records
+from benchmarks.harness.corpora import photographs, write_shards
+from benchmarks.harness.stub import FlowRun, run_flow, stub_kit
 
 
 def flow_run(images: int, seconds: float, peak: float) -> FlowRun:

@@ -11,10 +11,11 @@ import pytest
 from fabricate import write_folder
 from PIL import Image
 
-from benchmarks import peer_runs, side_by_side
-from benchmarks.corpora import as_laion, described, photographs, write_shards
-from benchmarks.frame import Better, Part, Record, Result, Setting
-from benchmarks.peer_runs import Run
+from benchmarks.harness.corpora import as_laion, described, photographs, write_shards
+from benchmarks.harness.frame import Better, Part, Record, Result, Setting
+from benchmarks.peers import runs as peer_runs
+from benchmarks.peers import side_by_side
+from benchmarks.peers.runs import Run
 from tasks.collections.listing import list_shards
 from tasks.collections.reading import open_shard
 

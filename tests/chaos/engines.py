@@ -1,6 +1,6 @@
 """``make chaos-engines``: kills workers of Ray, Dask and a process pool in the middle of runs; the table in docs/engines.md.
 
-PYTHONPATH=tests:tests/chaos python tests/chaos/engines.py [RUNS]
+PYTHONPATH=tests/helpers:tests/chaos python tests/chaos/engines.py [RUNS]
 """
 
 import json

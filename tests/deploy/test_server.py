@@ -1,7 +1,6 @@
 """What deploy/ describes, on a real Prefect server on a real PostgreSQL."""
 
 import asyncio
-import importlib.util
 import json
 import os
 import shutil
@@ -24,6 +23,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.states import Running
 from prefect_servers import ROOT, on_postgres, prefect_server
 
+from benchmarks.scale.soak import soak
 from mdmf_cli.local_prefect import LocalPrefect
 from mdmf_core.errors import MdmfError
 
@@ -180,10 +180,6 @@ async def beat(api: PrefectClient, run: UUID, times: int) -> None:
 
 
 def test_two_flows_with_fifty_tasks_each_lose_no_run(served, tmp_path):
-    spec = importlib.util.spec_from_file_location("soak", ROOT / "benchmarks" / "scale" / "soak.py")
-    benchmark = importlib.util.module_from_spec(spec)
-    sys.modules["soak"] = benchmark
-    spec.loader.exec_module(benchmark)
-    outcome = benchmark.soak("PostgreSQL", served.prefect, tmp_path, 2, 50)
+    outcome = soak("PostgreSQL", served.prefect, tmp_path, 2, 50)
     assert (outcome.lost, outcome.processes_failed) == (0, 0), outcome
     assert in_postgres(served, "SELECT count(*) FROM task_run WHERE name LIKE 'touch-%' AND state_type = 'COMPLETED'") == "100"

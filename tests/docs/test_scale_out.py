@@ -1,6 +1,6 @@
 """docs/scale-out.md from top to bottom: from one process to PostgreSQL, a lake on S3, child runs and Ray; the same content.
 
-Write its outputs anew: PYTHONPATH=$PWD/tests:$PWD/.venv/duckdb-1.5 .venv/bin/python tests/flows/test_scale_out.py
+Write its outputs anew: PYTHONPATH=$PWD/tests/helpers:$PWD/.venv/duckdb-1.5 .venv/bin/python tests/docs/test_scale_out.py
 """
 
 import os

@@ -10,10 +10,11 @@ from pathlib import Path
 import duckdb
 import pandas as pd
 import pytest
-from fabricate import ROOT, benchmark
+from fabricate import ROOT
+
+from benchmarks.storage import sql
 
 pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")  # DuckDB 1.5's own way with time zones
-sql = benchmark("sql")
 PAGE = ROOT / "docs" / "sql.md"
 QUERIES = sql.queries(PAGE)
 
@@ -45,7 +46,7 @@ def test_every_query_has_an_answer(inside, heading, query):
 
 def test_every_query_is_timed():
     times = dict(re.findall(r"^\| ([^|]+) \| (\d+\.\d\d) \|$", PAGE.read_text(), re.MULTILINE))
-    assert list(times) == [heading for heading, _ in QUERIES], "run benchmarks/sql.py"
+    assert list(times) == [heading for heading, _ in QUERIES], "run benchmarks/storage/sql.py"
 
 
 def test_the_plain_shell_answers_them_all(folder, tmp_path):

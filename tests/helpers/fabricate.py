@@ -1,12 +1,10 @@
 """Photographs made from a seed, and shards of them."""
 
-import importlib.util
 import io
 import json
 import tarfile
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -108,14 +106,6 @@ def write_folder(path: Path, seeds: range, **options: object) -> Path:
     for seed in seeds:
         (path / f"{seed}.jpg").write_bytes(encoded(seed, **options))
     return path
-
-
-def benchmark(name: str) -> ModuleType:
-    """A module of the folder of benchmarks."""
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", ROOT / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def open_warehouse(path: Path, setup: ScoringSetup) -> str:

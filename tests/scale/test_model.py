@@ -1,28 +1,13 @@
 """The model of a corpus on its way through a fleet: cases counted by hand, and what must hold whatever the costs."""
 
-import importlib.util
-import sys
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.scale import model
 
-def _model() -> ModuleType:
-    path = Path(__file__).parents[2] / "benchmarks" / "scale" / "model.py"
-    spec = importlib.util.spec_from_file_location("scale_model", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-model = _model()
 COSTS = model.Costs(
     before=1, list_shard=0.5, run_start=3, task=0.25, server_task=0, shard=1, image=0.1, land_group=2, land_shard=0.5, after=4
 )

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fabricate import benchmark
 from scipy.stats import binomtest
 from typer.testing import CliRunner
 
+from benchmarks.storage.sql import fill
 from mdmf_cli.main import app
 from mdmf_core.errors import MdmfError
 from tasks.banks.left_out import reviewed_generated
@@ -26,7 +26,7 @@ HEADER = "image_id,shard_url,key,verdict,reviewer,reason\n"
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made") / "corpus"
-    benchmark("sql").fill(folder, 3000)
+    fill(folder, 3000)
     return folder / "warehouse.duckdb"
 
 

@@ -5,8 +5,8 @@ from functools import partial
 
 from torch import Tensor
 
-from benchmarks.frame import Better, Part, Record, Setting, timed
-from benchmarks.mmd import POINTS, measured, more
+from benchmarks.harness.frame import Better, Part, Record, Setting, timed
+from benchmarks.stages.mmd import POINTS, measured, more
 from mdmf_core.mmd.coreset import BLOCK_POINTS, compress
 from tasks.scoring.loading import load_scorer
 

@@ -9,9 +9,9 @@ is (6.67 s + Prefect's cost per shard) / 6.67 s, and at most 1.01 is the target.
 import statistics
 from collections.abc import Mapping
 
-from benchmarks.corpora import as_laion, photographs, write_shards
-from benchmarks.frame import Better, Part, Record, Setting, slope
-from benchmarks.stub import prefect_server, run_apart
+from benchmarks.harness.corpora import as_laion, photographs, write_shards
+from benchmarks.harness.frame import Better, Part, Record, Setting, slope
+from benchmarks.harness.stub import prefect_server, run_apart
 
 SHARDS, IMAGES, REPEATS = (1, 10, 50), 4, 3
 GPU_RATE, SHARD_IMAGES, TARGET = 1500, 10_000, 1.01

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from benchmarks.corpora import as_laion, described, photographs, write_shards
-from benchmarks.frame import Better, Record, Setting, interleaved, ratio_record, timed
+from benchmarks.harness.corpora import as_laion, described, photographs, write_shards
+from benchmarks.harness.frame import Better, Record, Setting, interleaved, ratio_record, timed
 from mdmf_core.images.decode import ImageLimits, decode
 from mdmf_core.scoring.scorer import Scorer
 from tasks.banks.build import BuildSettings, build

@@ -1,6 +1,6 @@
 """What the checked and resumable reader costs against fsspec's plain one when nothing fails: GB/s and peak memory.
 
-    python benchmarks/reading.py [MB]
+    python benchmarks/storage/reading.py [MB]
 
 Reads a file as a tar is read, in small pieces from start to end, from local disk and from `rclone serve s3` on loopback.
 """

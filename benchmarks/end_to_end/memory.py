@@ -3,7 +3,7 @@
 The backbone is a stub that costs nothing, since the question is what waits between the stages and not what a model takes;
 everything else is the real thing: reading, decode children, statistics, part.
 
-Run: python benchmarks/memory.py        (about 5 GB of disk in the temporary folder)
+Run: python benchmarks/end_to_end/memory.py        (about 5 GB of disk in the temporary folder)
 """
 
 import io
@@ -77,7 +77,7 @@ def cases() -> Iterator[tuple[str, dict[str, Any]]]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "00000.tar"
             write(path, members, filler)
-            environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+            environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
             done = subprocess.run(
                 [sys.executable, __file__, str(path)], env=environment, check=True, stdout=subprocess.PIPE, text=True
             )

@@ -15,7 +15,7 @@ import timm
 import torch
 from torch import Tensor
 
-from benchmarks.frame import Better, Part, Record, Setting, interleaved, ratio_record, timed
+from benchmarks.harness.frame import Better, Part, Record, Setting, interleaved, ratio_record, timed
 from mdmf_core.banks.bank import Slice
 from mdmf_core.mmd.coreset import BLOCK_POINTS, Coreset, compress
 from mdmf_core.records import ImageShape

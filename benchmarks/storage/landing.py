@@ -15,7 +15,7 @@ from typing import Any
 
 import duckdb
 
-from benchmarks.frame import Better, Part, Record, Setting, timed
+from benchmarks.harness.frame import Better, Part, Record, Setting, timed
 from mdmf_core.digests import sha256_hex
 from tasks.parts.outcome import ShardOutcome, WorkKey
 from tasks.parts.part_files import part_writer, read_part
@@ -23,7 +23,7 @@ from tasks.warehouse.landing import land
 from tasks.warehouse.migrations import migrate
 from tasks.warehouse.warehouse import Warehouse
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "helpers"))
 from corpora import IDS, register
 
 SIZES = (1_000_000, 10_000_000, 100_000_000)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.frame import Better, Record, Result
+from benchmarks.harness.frame import Better, Record, Result
 
 TOLERANCE = 0.15  # how much worse a ratio may be before it is called a regression
 MARKS = ("<!-- bench -->", "<!-- /bench -->")

@@ -1,6 +1,6 @@
 """A real setup whose backbone costs next to nothing, and the real curate flow on it: what is left is the pipeline's own time.
 
-python -m benchmarks.stub SOURCE WAREHOUSE SHARDS_PER_TASK
+python -m benchmarks.harness.stub SOURCE WAREHOUSE SHARDS_PER_TASK
 
 runs the flow once and prints seconds and peak memory as JSON; PREFECT_API_URL names the server.
 """
@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from benchmarks.frame import Setting
+from benchmarks.harness.frame import Setting
 from mdmf_cli.local_prefect import LocalPrefect
 from mdmf_core.banks.bank import Bank, BankMember, Slice
 from mdmf_core.banks.calibration import Calibration, CalibrationSlice
@@ -35,7 +35,7 @@ from tasks.runs.settings import ResolvedSettings
 from tasks.scoring.loading import load_setup
 from tasks.scoring.scoring_setup import ScoringSetup, sizes
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 _POINTS, _SIDE = 64, 224  # a crop of CLIP's size
 
 
@@ -129,7 +129,7 @@ def run_apart(source: Path, warehouse: Path, shards_per_task: int, environment: 
     Raises:
         RuntimeError: it failed; its last words.
     """
-    command = [sys.executable, "-m", "benchmarks.stub", str(source), str(warehouse), str(shards_per_task)]
+    command = [sys.executable, "-m", "benchmarks.harness.stub", str(source), str(warehouse), str(shards_per_task)]
     done = subprocess.run(command, cwd=ROOT, env=dict(environment), capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")

@@ -1,6 +1,8 @@
 """Times every query of docs/sql.md on a made-up warehouse of ten million images, as a table for that page.
 
-python benchmarks/sql.py FOLDER [IMAGES]      makes FOLDER/warehouse.duckdb and FOLDER/metadata unless they are there, and asks
+python benchmarks/storage/sql.py FOLDER [IMAGES]
+
+makes FOLDER/warehouse.duckdb and FOLDER/metadata unless they are there, and asks.
 """
 
 import json
@@ -16,7 +18,7 @@ import duckdb
 from tasks.warehouse.migrations import migrate
 from tasks.warehouse.warehouse import Warehouse
 
-PAGE = Path(__file__).parent.parent / "docs" / "sql.md"
+PAGE = Path(__file__).parents[2] / "docs" / "sql.md"
 _SHARE = "(hash('{salt}' || i) / 18446744073709551616.0)"  # an even number of 0..1 for each image, the same every time
 _ID = "md5('{what}' || {of})::UUID"
 

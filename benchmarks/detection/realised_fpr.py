@@ -3,7 +3,7 @@
 Real images are dealt three ways by source: bank, calibration, test. Of the trained scorer only images that its PFS has not seen
 are used. Prints the tables of docs/banks.md.
 
-Run: python benchmarks/realised_fpr.py DATA [SPLITS]
+Run: python benchmarks/detection/realised_fpr.py DATA [SPLITS]
 """
 
 import csv
@@ -25,7 +25,7 @@ from tasks.scoring.loading import load_scorer
 BUDGETS = (0.01, 0.05, 0.1)
 DOMAINS = {"bsds500": "photo", "imagenet_sample": "photo", "faces_ciplab": "face", "clothing_phone": "product"}
 FOREIGN = {"horses_cyclegan_pair": "horse", "wesnoth_art": "art"}  # too few for a slice of their own
-TRAINING = Path(__file__).parent.parent / "scorers" / "default" / "training.parquet"
+TRAINING = Path(__file__).parents[2] / "scorers" / "default" / "training.parquet"
 
 
 def laid_out(data: Path, work: Path) -> Path:

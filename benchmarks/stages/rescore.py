@@ -1,6 +1,6 @@
 """Scoring again from kept signatures against extraction, side by side on the same images.
 
-Run: python benchmarks/rescore.py DATA
+Run: python benchmarks/stages/rescore.py DATA
 """
 
 import sys

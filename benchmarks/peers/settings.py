@@ -3,8 +3,8 @@
 import shutil
 import subprocess
 
-from benchmarks.frame import Better, Part, Record, Setting
-from benchmarks.peer_runs import images, installed, run_peer
+from benchmarks.harness.frame import Better, Part, Record, Setting
+from benchmarks.peers.runs import images, installed, run_peer
 
 IMAGES, SHARDS, BATCH = 48, 2, 8
 # (workers, threads of the model). Workers are DataLoader's processes, Ray's actors and Daft's replicas of the model.

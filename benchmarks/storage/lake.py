@@ -1,6 +1,8 @@
 """How long commits to a warehouse take, embedded and in lakes, with one writer and with many, as the tables of docs/lake.md.
 
-PYTHONPATH=tests/helpers python benchmarks/lake.py FOLDER [ROWS] [SHARDS]    makes FOLDER; needs DuckDB with the lake extensions
+PYTHONPATH=tests/helpers python benchmarks/storage/lake.py FOLDER [ROWS] [SHARDS]
+
+makes FOLDER; needs DuckDB with the extensions for lakes.
 """
 
 import logging

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.corpora import as_laion, described, photographs, write_shards
-from benchmarks.end_to_end import crops_of, scored_rate
-from benchmarks.frame import Better, Part, Record, Setting, interleaved, ratio_record
-from benchmarks.machine import machine
+from benchmarks.end_to_end.clip import crops_of, scored_rate
+from benchmarks.harness.corpora import as_laion, described, photographs, write_shards
+from benchmarks.harness.frame import Better, Part, Record, Setting, interleaved, ratio_record
+from benchmarks.harness.machine import machine
 from mdmf_core.records import ImageShape
 from mdmf_core.scoring.scorer import Signatures
 from tasks.scoring.loading import load_setup

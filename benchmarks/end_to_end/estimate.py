@@ -1,6 +1,6 @@
 """What one H100 with 16 cores would do, on paper: measured decoding, published arithmetic, a stated utilisation.
 
-python -m benchmarks.estimate
+python -m benchmarks.end_to_end.estimate
 
 No GPU was at hand. Decoding and the embedded scorer's stages are this machine's, per core, from results/embedded.json; what the
 one scoring process itself does per image (reading, digests, feeding decoders, rows) from results/growth.json; the backbone is
@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.compare import number
-from benchmarks.frame import Result
-from benchmarks.growth import CPU
+from benchmarks.end_to_end.growth import CPU
+from benchmarks.harness.compare import number
+from benchmarks.harness.frame import Result
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 CORES = 16
 H100 = 989e12  # FLOP/s, dense bfloat16, SXM, as NVIDIA publishes it
 UTILISATION = 0.40  # of it, in a ViT's forward pass

@@ -4,7 +4,7 @@ Its pins (pillow < 11.2, pydantic < 2.11) exclude those of this project, so it r
 kernels are right only on processors with VNNI.
 
     python -m venv sahu && sahu/bin/pip install sahu65==1.1.0
-    sahu/bin/python benchmarks/peer_sahu65.py ../shared/data
+    sahu/bin/python benchmarks/peers/sahu65.py ../shared/data
 """
 
 import csv

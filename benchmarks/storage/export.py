@@ -3,7 +3,7 @@
 Makes FOLDER/w.duckdb (IMAGES rows in shards of 10,000, with captions and sidecars of LAION's lengths) unless it is there. Every
 step runs in a process of its own, so that the peak of memory is its own.
 
-Run: python benchmarks/export.py FOLDER [IMAGES]
+Run: python benchmarks/storage/export.py FOLDER [IMAGES]
 """
 
 import io
@@ -25,7 +25,7 @@ COPIED = 1_000  # samples of 100 kB in each of ten tars
 
 def fill(folder: Path, count: str) -> None:
     """The warehouse: scores and p-values from a hash, one image in twenty outside support."""
-    sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
+    sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "helpers"))
     from corpora import register
 
     from tasks.warehouse.migrations import migrate
@@ -82,7 +82,7 @@ def filter_stream(folder: Path, check: str) -> str:
 
 
 def copy_shards(folder: Path, workers: str) -> str:
-    sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
+    sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "helpers"))
     from corpora import scored_warehouse
 
     from tasks.keeplists.export import ExportSettings, export

@@ -10,10 +10,10 @@ import statistics
 from collections.abc import Callable
 from dataclasses import replace
 
-from benchmarks.compare import read_results
-from benchmarks.end_to_end import MODEL, clip_bank
-from benchmarks.frame import Better, Part, Record, Setting, interleaved
-from benchmarks.peer_runs import Run, images, installed, run_ours, run_peer
+from benchmarks.end_to_end.clip import MODEL, clip_bank
+from benchmarks.harness.compare import read_results
+from benchmarks.harness.frame import Better, Part, Record, Setting, interleaved
+from benchmarks.peers.runs import Run, images, installed, run_ours, run_peer
 from benchmarks.run import RESULTS
 
 IMAGES, SHARDS, BATCH, REPEATS = 240, 2, 8, 2

@@ -1,6 +1,6 @@
 """What decoding in child processes costs against decoding in threads, side by side on the same images.
 
-Run: python benchmarks/decode.py FOLDER
+Run: python benchmarks/stages/decode.py FOLDER
 """
 
 import os

@@ -3,7 +3,7 @@
 Training: real photographs of things and animals, generated faces and paintings. Test: real faces and paintings, generated
 photographs of things and animals. A detector that has learned subjects falls below .5.
 
-Run: python benchmarks/label_inversion.py DATA [BACKBONE]
+Run: python benchmarks/detection/label_inversion.py DATA [BACKBONE]
 """
 
 import csv

@@ -1,6 +1,6 @@
 """This checkout's shard path against another checkout's, in turns on the same shards, each with its own defaults.
 
-python -m benchmarks.against OTHER_CHECKOUT DATA
+python -m benchmarks.end_to_end.against OTHER_CHECKOUT DATA
 """
 
 import json
@@ -10,10 +10,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.corpora import as_laion, described, photographs, write_shards
-from benchmarks.frame import Better, Record, interleaved, ratio_record
+from benchmarks.harness.corpora import as_laion, described, photographs, write_shards
+from benchmarks.harness.frame import Better, Record, interleaved, ratio_record
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 IMAGES, REPEATS = 256, 3
 # Runs in either checkout, with nothing but names that both have.
 _SCORE = """

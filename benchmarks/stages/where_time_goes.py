@@ -1,6 +1,6 @@
 """Where the time of scoring a folder of shards goes: samples of every thread while it is at work, as text.
 
-Run: python benchmarks/where_time_goes.py SCORER BANK TARS... > benchmarks/profiles/NAME.txt    (needs py-spy)
+Run: python benchmarks/stages/where_time_goes.py SCORER BANK TARS... > benchmarks/profiles/NAME.txt    (needs py-spy)
 """
 
 import collections
@@ -49,7 +49,7 @@ def tables(samples: Path) -> None:
     total = 0
     for line in samples.read_text().splitlines():
         stack, _, count = line.rpartition(" ")
-        frames = [frame.replace(str(Path(__file__).parents[1]) + "/", "") for frame in stack.split(";")]
+        frames = [frame.replace(str(Path(__file__).parents[2]) + "/", "") for frame in stack.split(";")]
         if not any("score_shard" in frame or THREAD.search(frame) for frame in frames) or WAITING.search(frames[-1]):
             continue
         total += int(count)

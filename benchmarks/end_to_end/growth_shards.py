@@ -1,7 +1,7 @@
 """The same as ``growth`` for the number of shards: 10 to 10,000 tiny ones, through plan, tasks, leases, parts and landing."""
 
-from benchmarks.frame import Record, Setting
-from benchmarks.growth import grown, growth_records
+from benchmarks.end_to_end.growth import grown, growth_records
+from benchmarks.harness.frame import Record, Setting
 
 SIZES, OF_EACH = (10, 100, 1_000, 10_000), 2
 

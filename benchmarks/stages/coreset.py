@@ -3,7 +3,7 @@
 The bank is a third of all patches of half of the real images; other real and generated images are scored against it, exactly
 and compressed. The million patches of the last line are these patches with 1 % noise.
 
-Run: python benchmarks/coreset.py DATA
+Run: python benchmarks/stages/coreset.py DATA
 """
 
 import resource

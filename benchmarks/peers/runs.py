@@ -16,11 +16,11 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.corpora import as_laion, photographs, write_shards
-from benchmarks.frame import Setting
+from benchmarks.harness.corpora import as_laion, photographs, write_shards
+from benchmarks.harness.frame import Setting
 
-ROOT = Path(__file__).parent.parent
-FOLDER = ROOT / "benchmarks" / "peers"
+ROOT = Path(__file__).parents[2]
+PROGRAMS = Path(__file__).with_name("programs")
 ENVIRONMENTS = Path(os.environ.get("PEERS", ROOT / ".mdmf" / "peers"))
 _MARK = "MDMF_BENCHMARK_RUN"  # by which the processes of a run are known, whoever started them
 _LOOK_SECONDS, _LONGEST = 0.25, 400.0
@@ -93,7 +93,7 @@ def run_peer(peer: str, given: Images, weights: Path, out: Path, batch: int, wor
     """
     script, _, reads_tars = PEERS[peer]
     shards = given.tars if reads_tars else given.parquet
-    command = [str(_interpreter(peer)), str(FOLDER / script), "--shards", str(shards), "--weights", str(weights), "--out",
+    command = [str(_interpreter(peer)), str(PROGRAMS / script), "--shards", str(shards), "--weights", str(weights), "--out",
                str(out), "--batch", str(batch), "--workers", str(workers), "--threads", str(threads)]  # fmt: skip
     watched = _watched(command, out, {})
     stamps = [json.loads(line) for line in (out / "stamps.jsonl").read_text().splitlines()]

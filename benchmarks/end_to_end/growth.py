@@ -7,9 +7,9 @@ paid once counts on neither side; and the peak memory of the largest over that o
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from benchmarks.corpora import as_laion, photographs, write_shards
-from benchmarks.frame import Better, Part, Record, Setting, slope
-from benchmarks.stub import FlowRun, prefect_server, run_apart
+from benchmarks.harness.corpora import as_laion, photographs, write_shards
+from benchmarks.harness.frame import Better, Part, Record, Setting, slope
+from benchmarks.harness.stub import FlowRun, prefect_server, run_apart
 
 PHOTOGRAPHS = 50
 SIZES = (100, 1_000, 10_000)  # images of one shard

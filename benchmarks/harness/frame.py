@@ -1,12 +1,12 @@
 """What every benchmark gives back, and how two things are compared side by side.
 
-A benchmark is a module of this folder with one function
+A benchmark is a module of one of the rooms of benchmarks/ with one function
 
     def records(setting: Setting) -> list[Record]: ...
 
-and its name stands in ``BENCHMARKS`` of ``run.py``. ``make bench`` runs each in a process of its own and writes
-``results/NAME.json`` (the committed baseline) and the table of docs/performance.md; ``make bench ONLY="NAME OTHER"`` some of
-them; ``make bench-compare`` runs again into a temporary folder and fails when a ratio is more than 15 % worse.
+and its name and module stand in ``BENCHMARKS`` of ``benchmarks/run.py``. ``make bench`` runs each in a process of its own and
+writes ``results/NAME.json`` (the committed baseline) and the table of docs/performance.md; ``make bench ONLY="NAME OTHER"``
+runs some of them; ``make bench-compare`` runs again into a temporary folder and fails when a ratio is more than 15 % worse.
 
 What is compared is a record's *ratio*, one side over the other of the same run, never seconds: those belong to the machine.
 ``interleaved`` runs the sides A B A B so that a disturbance strikes both, and ``ratio_record`` makes medians and spread of it:
