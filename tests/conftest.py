@@ -29,14 +29,24 @@ from tasks.warehouse.address import Embedded
 from tasks.warehouse.landing import land
 from tasks.warehouse.warehouse import Warehouse
 
+TINY_VIT = "test_vit"
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps a file's tests in one process, and all files that need the shared Prefect server in the same one."""
+    served = {item.path for item in items if "prefect_server" in getattr(item, "fixturenames", ())}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("prefect" if item.path in served else item.nodeid.partition("::")[0]))
+
 
 @pytest.fixture(scope="session")
 def tiny_scorer(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The address of a real timm ViT with seeded weights."""
+    """The address of a real timm ViT with seeded weights: the smallest of timm's, a tenth of ViT-Ti's time an image."""
     torch.manual_seed(0)
     weights = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_file(timm.create_model("vit_tiny_patch16_224", pretrained=False).state_dict(), weights)
-    return f"timm:vit_tiny_patch16_224?weights={weights}"
+    save_file(timm.create_model(TINY_VIT, pretrained=False, img_size=224).state_dict(), weights)
+    return f"timm:{TINY_VIT}?weights={weights}"
 
 
 @pytest.fixture(scope="session")

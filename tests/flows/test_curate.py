@@ -262,7 +262,7 @@ def test_bank_of_another_scorer_is_refused_with_both_digests(curate, tmp_path, t
     from tasks.scoring.loading import load_bank, load_scorer
 
     source = write_shard(tmp_path / "00000.tar", range(2))
-    other = f"{tiny_scorer}&blocks=5"
+    other = f"{tiny_scorer}&blocks=3"
     with pytest.raises(ArtifactError) as refused:
         curate(source, scorer=other)
     assert load_scorer(other, "auto").scorer_id in str(refused.value)
