@@ -2,24 +2,30 @@
 PYTHON ?= python3
 DATA ?= ../shared/data
 BIN := .venv/bin
-PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadgroup
 # The oldest DuckDB that is supported, with the extensions for lakes, which PyPI has for it alone; in a folder of its own.
 OLDEST_DUCKDB := .venv/duckdb-1.5
 WITH_OLDEST_DUCKDB := $(addprefix tests/,$(addprefix tasks/warehouse/test_,lake.py lake_s3.py many_writers.py landing.py decisions.py migrations.py) \
   $(addprefix tasks/maintenance/test_,content.py backup.py) flows/test_lake.py docs/test_scale_out.py docs/test_sql_page.py)
 
-.PHONY: demo test chaos chaos-engines bench bench-compare bench-peers audit default-scorer schema clean
+.PHONY: demo test test-long chaos chaos-engines bench bench-compare bench-peers audit default-scorer schema clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed  ## install, run the main job on the bundled shards, print what it found
 	@$(BIN)/mdmf demo
 
-test: .venv/installed-dev $(OLDEST_DUCKDB)/installed  ## install, check style and types, run the tests
+# Every test is in one of the next two. A test is long by nature if it is marked @pytest.mark.long: soaks, kills at random moments,
+# clusters of Ray and Dask, deployed servers, pages walked from top to bottom, millions of rows. All others are quick.
+# One test by name, whichever it is: .venv/bin/pytest tests/core/mmd/test_mmd.py -k biased
+test: .venv/installed-dev  ## install, check style and types, run the quick tests: a quarter of an hour on two cores
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(PYTEST)
+	@$(PYTEST) -m "not long"
+
+test-long: .venv/installed-dev $(OLDEST_DUCKDB)/installed  ## the long tests, then those of warehouses again on the oldest DuckDB
+	@$(PYTEST) -m long
 	@PYTHONPATH=$(CURDIR)/$(OLDEST_DUCKDB) $(PYTEST) $(WITH_OLDEST_DUCKDB)
 
 chaos: .venv/installed-dev  ## kill, race and starve real runs; the table in docs/reliability.md

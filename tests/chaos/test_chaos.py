@@ -19,6 +19,8 @@ from tasks.parts.leases import dead_owners
 from tasks.runs.dead_runs import reap
 from tasks.warehouse.warehouse import Warehouse
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def chaos(prefect_server, tiny_scorer, tiny_bank, tmp_path_factory):

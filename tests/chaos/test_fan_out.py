@@ -20,6 +20,8 @@ from tasks.parts.part_files import part_path
 from tasks.runs.fan_out.portions import corpus_folder
 from tasks.warehouse.warehouse import Warehouse
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def prefect(tmp_path_factory):

@@ -16,6 +16,7 @@ from tasks.parts.store import store_of
 from tasks.scoring.loading import load_setup
 from tasks.warehouse.warehouse import Warehouse
 
+pytestmark = pytest.mark.long
 RUNS = tuple(f"00000000-0000-0000-0000-0000000000a{number}" for number in range(3))
 SHARDS = 4
 

@@ -31,6 +31,7 @@ def demo(clone: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_demo_cold_and_again(clone):
     first = demo(clone)
     stats = [json.loads((clone / "samples" / "laion-mini" / f"0000{n}_stats.json").read_text()) for n in (0, 1)]

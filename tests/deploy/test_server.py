@@ -27,7 +27,7 @@ from benchmarks.scale.soak import soak
 from mdmf_cli.local_prefect import LocalPrefect
 from mdmf_core.errors import MdmfError
 
-pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+pytestmark = [pytest.mark.long, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
 DEPLOY = ROOT / "deploy"
 PULL = 'pull:\n  - prefect.deployments.steps.set_working_directory:\n      directory: "{{ $MDMF_HOME }}"\n'
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from fabricate import ROOT
 from replay import masked, prepared, run, transcripts
 
@@ -24,6 +25,7 @@ def judged(folder: Path) -> None:
         csv.writer(file).writerows([("image_id", "shard_url", "key", "verdict", "reviewer", "reason"), *rows])
 
 
+@pytest.mark.long
 def test_the_page_from_top_to_bottom(tmp_path):
     folder = prepared(tmp_path)
     for command, expected in transcripts(PAGE):

@@ -9,6 +9,7 @@ import textwrap
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
 from fabricate import ROOT
 from replay import masked, prepared, run, transcripts
 from typer.testing import CliRunner
@@ -19,6 +20,7 @@ PAGE = ROOT / "docs" / "hand-over.md"
 BLOCKS = re.compile(r"^```python(?: (\w+))?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.long
 def test_the_page_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.chdir(prepared(tmp_path))
     for command, expected in transcripts(PAGE):

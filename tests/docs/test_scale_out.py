@@ -25,7 +25,7 @@ from s3_server import KEY, SECRET, conditional_s3
 PAGE = ROOT / "docs" / "scale-out.md"
 _MARK = "MDMF_WALK"  # by which the processes are known that the commands leave running
 
-pytestmark = [needs_lakes, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
+pytestmark = [pytest.mark.long, needs_lakes, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
 
 
 @contextmanager

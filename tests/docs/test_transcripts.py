@@ -11,6 +11,7 @@ from yaml import safe_load
 DATA = ROOT.parent / "shared" / "data"
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not DATA.exists(), reason="the labelled images are not beside this checkout")
 def test_the_life_of_a_bank_as_the_page_tells_it(tmp_path: Path) -> None:
     folder = prepared(tmp_path)

@@ -63,6 +63,7 @@ def scored_by(run_id: str) -> list[int]:
     return found
 
 
+@pytest.mark.long
 def test_a_cluster_of_several_processes_makes_the_rows_that_one_process_makes(curate, shards, alone, tmp_path, running):
     result = curate(shards, warehouse=str(tmp_path / "w.duckdb"), shards_per_task=1, **running)
     assert result.complete == SHARDS
@@ -77,6 +78,7 @@ def test_a_cluster_of_several_processes_makes_the_rows_that_one_process_makes(cu
     assert device == f"{running['engine']}: 1 cores and 0 GPUs a task"
 
 
+@pytest.mark.long
 def test_two_processes_of_the_cluster_are_at_work_at_the_same_time(prefect_server, running, tmp_path):
     engine = Engine(name=running["engine"], address=running["engine_address"])
     with started(engine) as runner:
@@ -85,6 +87,7 @@ def test_two_processes_of_the_cluster_are_at_work_at_the_same_time(prefect_serve
     assert len({*found, os.getpid()}) == 3
 
 
+@pytest.mark.long
 def test_a_task_that_asks_for_a_gpu_goes_where_one_is(prefect_server, running):
     engine = Engine(name=running["engine"], address=running["engine_address"], num_gpus=1)
     with started(engine) as runner:
@@ -92,6 +95,7 @@ def test_a_task_that_asks_for_a_gpu_goes_where_one_is(prefect_server, running):
     assert found == ["0"] * 4  # not the worker without one
 
 
+@pytest.mark.long
 def test_workers_killed_while_they_score_cost_seconds_and_no_row(curate, shards, alone, tmp_path, running):
     warehouse = str(tmp_path / "w.duckdb")
     leases = Warehouse.at(warehouse).leases
@@ -121,6 +125,7 @@ def visible(number: int) -> str | None:
     return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
+@pytest.mark.long
 def test_a_cluster_of_this_machine_ends_with_the_run(curate, shards, tmp_path):
     pytest.importorskip("prefect_dask", reason="needs pip install 'mdmf[dask]'")
     result = curate(shards, warehouse=str(tmp_path / "w.duckdb"), engine=DASK, max_shards=1)

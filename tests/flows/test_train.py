@@ -167,6 +167,7 @@ def test_a_bare_backbone_has_no_bank():
         load_setup("forensic", "default", "cpu", 8, 1, None)
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on_where_it_stopped(trained, labelled, tmp_path):
     command = [
         sys.executable, "-m", "mdmf_cli.main", "train", str(labelled), "--out", str(tmp_path / trained.name), "--device", "cpu",

@@ -114,6 +114,7 @@ def test_an_error_bound_that_is_not_reached_publishes_nothing(tiny_scorer, real_
     assert not (tmp_path / "banks").exists()
 
 
+@pytest.mark.long
 def test_a_build_killed_at_any_point_publishes_nothing_or_all(tiny_scorer, real_folder, tmp_path):
     script = (
         "import sys; sys.path.insert(0, sys.argv[1]); from fabricate import build_settings; "

@@ -166,6 +166,7 @@ def test_map_colours_stand_for_their_values():
     assert shown[3][3] == rare[3][3] == 0
 
 
+@pytest.mark.long
 def test_two_million_rows_of_many_hosts_give_a_bounded_selection(tmp_path):
     path = str(tmp_path / "w.duckdb")
     scorer, bank, calibration, run, shard = (str(uuid.UUID(int=number)) for number in range(1, 6))

@@ -81,6 +81,7 @@ def test_patience_ends(lake):
         commit(connection, lambda: connection.execute("SELECT * FROM nothing"))
 
 
+@pytest.mark.long
 def test_killed_at_any_moment_the_next_landing_ends_with_the_same_rows(lake, tmp_path):
     context = multiprocessing.get_context("spawn")
     for moment in range(3):
