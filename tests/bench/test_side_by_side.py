@@ -62,10 +62,10 @@ def test_our_batches_are_read_from_the_warehouse(three_shards):
 
 
 def test_memory_is_of_all_processes_that_a_run_started_even_those_it_left(tmp_path):
-    hold = "import sys, time; block = bytearray(60_000_000); time.sleep(4)"
+    hold = "import sys, time; block = bytearray(60_000_000); time.sleep(1.5)"
     code = f"import subprocess, sys; [subprocess.Popen([sys.executable, '-c', {hold!r}]).wait() for _ in range(1)]"
     seconds, pss, rss = peer_runs._watched([sys.executable, "-c", code], tmp_path / "out", {})
-    assert seconds >= 4
+    assert seconds >= 1.5
     assert 60 < pss <= rss < 300
 
 

@@ -1,6 +1,7 @@
 """The `mdmf` command as a user meets it."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from fabricate import ROOT, write_shard
+from prefect.settings import PREFECT_API_URL
 from typer.testing import CliRunner
 
 from mdmf_cli.main import app
@@ -19,9 +21,11 @@ def mdmf(*arguments: object) -> tuple[int, str]:
 
 
 def mdmf_process(*arguments: object) -> tuple[int, str]:
-    """As a process of its own, where Prefect's logging has the terminal that it expects."""
+    """Runs the command as a process of its own, where Prefect's logging has the terminal that it expects."""
     command = [sys.executable, "-m", "mdmf_cli.main", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"PREFECT_API_URL": PREFECT_API_URL.value()}
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -89,7 +93,7 @@ def test_sets_that_cannot_be_learned_from_are_one_sentence(prefect_server, tmp_p
         assert not (tmp_path / "out").exists()
 
 
-def test_a_source_that_is_not_there_ends_the_command_without_a_warehouse(tmp_path):
+def test_a_source_that_is_not_there_ends_the_command_without_a_warehouse(prefect_server, tmp_path):
     status, text = mdmf_process("curate", "/nowhere/x.tar", "--warehouse", tmp_path / "w.duckdb")
     assert status == 1
     assert "error: /nowhere/x.tar: no shards or images there" in text.replace("\n", " ")
