@@ -67,7 +67,7 @@ def tiny_bank(tiny_scorer: str, real_folder: str, tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="session")
 def setup(tiny_scorer: str, tiny_bank: str) -> ScoringSetup:
-    """What one process scores with."""
+    """Loads what one process scores with: tiny scorer, bank and calibration."""
     return load_setup(tiny_scorer, tiny_bank, "cpu", 8, 1, None)
 
 
@@ -102,7 +102,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def curate(prefect_server: None, tiny_scorer: str, tiny_bank: str, tmp_path: Path) -> Callable[..., object]:
-    """The curate flow on the tiny scorer, with a warehouse in ``tmp_path``."""
+    """Gives the curate flow with the tiny scorer and a warehouse in ``tmp_path`` as its defaults."""
     from flows.curate import curate as flow
 
     def run(source: object, **parameters: object) -> object:
@@ -114,14 +114,14 @@ def curate(prefect_server: None, tiny_scorer: str, tiny_bank: str, tmp_path: Pat
 
 @pytest.fixture(scope="session")
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    """(folder behind the bucket `corpus`, endpoint URL)."""
+    """Runs an S3 server; gives the folder behind its bucket `corpus` and its endpoint URL."""
     with s3_server(tmp_path_factory.mktemp("s3")) as server:
         yield server
 
 
 @pytest.fixture
 def signed_in(bucket: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Standard AWS variables that let one in."""
+    """Sets the AWS variables for the bucket `corpus` and gives the folder behind it."""
     folder, endpoint = bucket
     _sign_in(monkeypatch, endpoint)
     return folder
@@ -140,20 +140,22 @@ def _sign_in(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
 
 @pytest.fixture
 def sign_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Standard AWS variables for another endpoint."""
+    """Gives a function that sets the AWS variables for another endpoint."""
     return partial(_sign_in, monkeypatch)
 
 
 @pytest.fixture(scope="session")
 def conditional_endpoint() -> Iterator[str]:
-    """Endpoint URL of an S3 server that heeds conditional PUTs."""
+    """Runs an S3 server that heeds conditional PUTs and gives its endpoint URL."""
     with conditional_s3() as endpoint:
         yield endpoint
 
 
 @pytest.fixture
 def lake(conditional_endpoint: str, sign_in: Callable[[str], None]) -> str:
-    """An empty prefix of its own on that server, signed in."""
+    """Makes a bucket of the test's own on the S3 server that heeds conditional PUTs, sets the AWS variables for it, and gives a
+    prefix in it.
+    """
     sign_in(conditional_endpoint)
     bucket = f"lake-{uuid.uuid4().hex[:12]}"
     s3fs.S3FileSystem().mkdir(bucket)
@@ -173,7 +175,9 @@ def proxied(signed_in: Path, bucket: tuple[Path, str], monkeypatch: pytest.Monke
 
 @pytest.fixture
 def parts_in_lake(lake: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Where the parts of every embedded warehouse lie for the length of a test, as those of a lake on S3 do."""
+    """Moves the parts of every embedded warehouse into a bucket for the length of a test, as those of a lake on S3 are; gives
+    where.
+    """
     real = Embedded.beside
     monkeypatch.setattr(Embedded, "beside", lambda self, suffix: lake if suffix == ".parts" else real(self, suffix))
     return lake

@@ -16,7 +16,10 @@ from tasks.warehouse.warehouse import Warehouse
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Closed with its module: while it is open an event loop runs in this thread, and Prefect's calls become coroutines."""
+    """Starts chromium and closes it with the module: while it is open an event loop runs in this thread, and Prefect's calls
+    become
+    coroutines.
+    """
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         pytest.skip("no chromium on this machine: apt-get install chromium (.ci/run does)")
@@ -28,7 +31,9 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def corpus(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """(report folder, warehouse) of the bundled scorer on three sources, one of them hostile, and the sample shards."""
+    """Scores three sources, one hostile and one the sample shards, with the bundled scorer; gives the report's folder and the
+    warehouse.
+    """
     folder = tmp_path_factory.mktemp("corpus")
     for name in ("alpha", "beta", "samples"):
         (folder / name).mkdir()

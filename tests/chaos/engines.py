@@ -97,7 +97,9 @@ def _wasted_by_log() -> float:
 
 @contextmanager
 def _judged(warehouse: str) -> Iterator[tuple[list[int], list[float]]]:
-    """Kills workers while the block runs; it says what was wasted, and this how long it took."""
+    """Kills workers while the block runs. The block appends the seconds that were wasted to ``found``; the seconds it took
+    follow.
+    """
     found: list[float] = []
     began = time.monotonic()
     with killing_workers(Warehouse.at(warehouse).leases, _KILLS) as killed:

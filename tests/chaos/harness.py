@@ -98,7 +98,7 @@ class Chaos:
         return warehouse
 
     def at_work(self, name: str) -> tuple[str, ForkServerProcess]:
-        """A run that holds a lease."""
+        """Starts a run and returns once it holds a lease."""
         warehouse, process = self.start(name)
         held = Path(Warehouse.at(warehouse).leases) / "held"
         while not (held.is_dir() and any(held.iterdir())):
@@ -125,7 +125,7 @@ class Chaos:
         return self.judged(f"after {moment:.2f} s", warehouse, process.exitcode == -signal.SIGKILL)
 
     def race(self, name: str, runs: int, shards: int, killed: int) -> Race:
-        """Some runs at once on the same shards, of which some are killed halfway; then one more."""
+        """Starts some runs at once on the same shards, kills some of them halfway, and runs once more."""
         source = self.folder / f"{name}-source"
         source.mkdir()
         for number in range(shards):
@@ -161,18 +161,18 @@ class Chaos:
         return trial
 
     def compared(self, what: str, warehouse: str, died: bool, seconds: float, peak: float = 0.0) -> Trial:
-        """A warehouse against the undisturbed one."""
+        """Compares a warehouse with the undisturbed one."""
         digest, members, twice = look(warehouse)
         return Trial(what, died, digest == self.digest, self.members - members, twice, seconds, peak)
 
 
 def peak_mb(warehouse: str) -> float:
-    """Resident memory of the last run that ended by itself."""
+    """Gives the resident memory of the last run that ended by itself, in MB."""
     return int(Path(warehouse).with_name("peak").read_text()) / 1024
 
 
 def look(warehouse: str) -> tuple[str, int, int]:
-    """(content digest, members with a verdict, members with more than one)."""
+    """Gives the content digest, the members with a verdict, and the members with more than one."""
     with Warehouse.at(warehouse).connect(read_only=True) as connection:
         members, twice = connection.execute(
             "SELECT count(DISTINCT (url, key))::INT, (count(*) - count(DISTINCT (url, key)))::INT FROM ("

@@ -11,7 +11,7 @@ import webdataset
 
 @dataclass
 class Delivered:
-    """Of one pass over the shards."""
+    """What one pass over the shards delivered."""
 
     images: int
     ended: str  # "to the end", or the error that ended it

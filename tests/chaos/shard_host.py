@@ -18,7 +18,7 @@ EXPIRY = 3.0  # seconds, so that a test need not wait for a minute
 
 
 def one_round(warehouse: str, parts: str, source: str, setup: ScoringSetup, name: str) -> bool:
-    """Does what nobody else is at; whether everything is complete."""
+    """Works on the shards that nobody else is at; returns whether everything is complete."""
     shards = list_shards(source, 1000)
     with Warehouse.at(warehouse).connect() as connection:
         waiting, _ = still_to_do(connection, shards, setup.key)

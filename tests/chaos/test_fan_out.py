@@ -54,12 +54,12 @@ class Corpus:
         )
 
     def children(self) -> list[dict[str, Any]]:
-        """The child runs that the server knows for the plans of this warehouse."""
+        """Asks the server for the child runs of this warehouse's plans."""
         found = self.prefect.api("flow_runs/filter", {"flows": {"name": {"any_": ["curate-portion"]}}, "sort": "ID_DESC"})
         return [run for run in found if run["parameters"]["settings"]["warehouse"] == self.warehouse]
 
     def owners(self) -> dict[str, int]:
-        """Process ids of the runs that are at work, by run."""
+        """Gives the process ids of the runs that are at work, by run."""
         found = {}
         for path in (Path(Warehouse.at(self.warehouse).leases) / "owners").glob("*.json"):
             found[path.name.partition(".")[0]] = json.loads(path.read_text())["pid"]

@@ -66,7 +66,7 @@ def _until(host: "subprocess.Popen[str]", word: str) -> Iterator[str]:
 
 
 def _leases_are_free(folder: str) -> None:
-    """But for the dead host's, which the next comer takes."""
+    """Checks that no lease is held but the dead host's, and that the next comer takes those."""
     (dead,) = dead_owners(folder, expiry=2)
     forget(folder, dead)
     held = [entry.path.rpartition("/")[2].split(".")[0] for entry in store_of(folder).entries(f"{folder}/held")]

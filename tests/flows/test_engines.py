@@ -1,4 +1,4 @@
-"""The same shards through every engine: the same rows, scored by other processes than the flow's own."""
+"""Every engine makes the same rows of the same shards, scored by other processes than the flow's own."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The same flow through s3:// against a real S3 server that checks signatures."""
+"""The curate flow, banks, training and keep-lists through s3:// on a real S3 server that checks signatures."""
 
 import shutil
 from pathlib import Path

@@ -19,7 +19,8 @@ _TOKEN = secrets.token_hex(32)  # Ray reads it once a process
 
 @contextmanager
 def cluster(name: str, workers: int = 2, gpus: int = 0) -> Iterator[str]:
-    """The address of a cluster with so many worker processes, each of one core. Skips the test without its packages.
+    """Starts a cluster with ``workers`` processes of one core each and gives its address; skips the test where its packages are
+    missing.
 
     Args:
         gpus: workers that say they had one; the engine believes them.

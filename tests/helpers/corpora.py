@@ -23,7 +23,9 @@ _NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def register(connection: duckdb.DuckDBPyConnection, name: str = "made") -> list[str]:
-    """A promoted scorer, bank and calibration of 199 images in the slices photo and art; their ids."""
+    """Registers and promotes a made-up scorer, bank and calibration (199 images in the slice photo, 9 in art); returns their
+    ids.
+    """
     scorer, bank, calibration = ids = [str(short_id(digest)) for digest in IDS.values()]
     for sql in (
         f"INSERT INTO scorers VALUES ('{scorer}', '{name}', '{IDS['scorer']}', '{{}}', now())",
@@ -40,7 +42,10 @@ def register(connection: duckdb.DuckDBPyConnection, name: str = "made") -> list[
 
 
 def scored_warehouse(path: Path, sources: Iterable[object]) -> str:
-    """Every image of the sources scored; the second byte of its sha256 is its p-value, three of ten lie outside support."""
+    """Makes a warehouse in which every image of the sources has a score: its p-value is the second byte of its sha256, and
+    three images
+    of ten lie outside support.
+    """
     with Warehouse.at(str(path)).connect() as connection:
         migrate(connection)
         ids = register(connection)
@@ -92,11 +97,11 @@ def _land(connection: duckdb.DuckDBPyConnection, shard: Shard, ids: list[str]) -
 
 
 def jpeg(number: int) -> bytes:
-    """Bytes that pass for a JPEG where nothing is decoded, others for every number."""
+    """Gives bytes that pass for a JPEG where nothing is decoded; every number gives other bytes."""
     return b"\xff\xd8\xff" + sha256_hex(str(number).encode()).encode() * 20
 
 
 def sample(key: str, number: int, **sidecar: object) -> dict[str, bytes]:
-    """The files of one sample, as img2dataset orders them."""
+    """Gives the files of one sample in img2dataset's order: image, sidecar, caption."""
     record = {"key": readable(key), "url": f"https://example.org/{number}.jpg"} | sidecar
     return {f"{key}.jpg": jpeg(number), f"{key}.json": json.dumps(record).encode(), f"{key}.txt": f"caption {number}".encode()}

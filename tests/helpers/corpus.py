@@ -23,7 +23,7 @@ PLAN = CropPlan(224, 4)
 
 
 def corpus() -> Iterator[Entry]:
-    """Every file, numbered in its name."""
+    """Gives every file of all families, with a number in its name."""
     families = (truncations, flips, spans, variants, orientations, profiles, animations, foreign, bombs, chunks)
     for number, entry in enumerate(entry for family in families for entry in family()):
         yield replace(entry, name=f"{number:05d}-{entry.name}")
@@ -34,7 +34,7 @@ def outcome(found: Decoded) -> str:
 
 
 def decoders() -> list[int]:
-    """Ids of this process's decoders."""
+    """Gives the process ids of this process's decoders."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # ended meanwhile
@@ -45,7 +45,7 @@ def decoders() -> list[int]:
 
 
 def peak_bytes(pid: int) -> int:
-    """The most memory that a process has held."""
+    """Gives the most memory that a process has held."""
     status = Path(f"/proc/{pid}/status").read_text()
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 

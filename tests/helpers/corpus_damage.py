@@ -23,7 +23,7 @@ from corpus_parts import (
 
 
 def truncations() -> Iterator[Entry]:
-    """Cut at every marker or chunk, within the next bytes, and anywhere in the pixels."""
+    """Cuts a file at every marker or chunk, within the next bytes, and anywhere in the pixels."""
     where = random.Random(1)
     jpegs = [*photographs()[:6], *(saved(scene(n), "JPEG", progressive=True) for n in range(3))]
     for data in jpegs:
@@ -46,7 +46,7 @@ def truncations() -> Iterator[Entry]:
 
 
 def flips() -> Iterator[Entry]:
-    """Some bits of the header, the tables or the pixels turned over."""
+    """Turns over some bits of the header, the tables or the pixels."""
     where = random.Random(2)
     files = {
         "jpg": [*photographs()[:8], *(saved(scene(n), "JPEG", progressive=True) for n in range(2))],
@@ -64,7 +64,7 @@ def flips() -> Iterator[Entry]:
 
 
 def spans() -> Iterator[Entry]:
-    """Blocks of zeros, noise, one file's end after another's start, rubbish behind the end."""
+    """Overwrites blocks with zeros or noise, joins one file's start to another's end, and puts rubbish behind the end."""
     where = random.Random(3)
     files = [*photographs()[8:16], *(saved(scene(n), "PNG") for n in range(3)), *list(_webps())[:3]]
     for number, data in enumerate(files):
@@ -79,7 +79,7 @@ def spans() -> Iterator[Entry]:
 
 
 def chunks() -> Iterator[Entry]:
-    """PNG chunks doubled, dropped, swapped, emptied, with a wrong checksum; JPEG segments likewise."""
+    """Doubles, drops, swaps and empties PNG chunks and JPEG segments, and gives chunks a wrong checksum."""
     for number in range(3):
         data = saved(scene(number), "PNG", exif=exif_block(6), dpi=(72, 72), transparency=(1, 2, 3))
         starts = [*_png_chunks(data), len(data)]

@@ -43,7 +43,7 @@ QKyjwY8qj8kR1wT2xr84q4QXB0sj2GYgZIstuNfFintKPmzUUAWLgI68JMZfCgFbaP7RL2uZQx1CP2Hl
 
 
 def variants() -> Iterator[Entry]:
-    """Whole files of every mode and coding, under right and wrong names."""
+    """Gives whole files of every mode and coding, under right and wrong names."""
     for data in photographs():
         yield Entry("whole", "photo.jpg", data, WHOLE, data)
         yield Entry("wrong extension", "photo.png", data, WHOLE, data)
@@ -78,7 +78,9 @@ def variants() -> Iterator[Entry]:
 
 
 def orientations() -> Iterator[Entry]:
-    """All orientations, numbers that are none, and blocks that are no EXIF. Pixels count, so each of them is decoded."""
+    """Gives images with every EXIF orientation, with numbers that mean none, and with blocks that are no EXIF; each must be
+    decoded.
+    """
     plain = {"JPEG": saved(scene(0), "JPEG"), "PNG": saved(scene(0), "PNG"), "WEBP": saved(scene(0), "WEBP")}
     blocks = {str(value): exif_block(value) for value in (0, *range(1, 10), 255, 65535)} | {
         "ascii": exif_block(6, 2), "unknown-type": exif_block(6, 99), "empty": b"Exif\0\0", "cut": exif_block(6)[:20], 
@@ -98,7 +100,7 @@ def orientations() -> Iterator[Entry]:
 
 
 def profiles() -> Iterator[Entry]:
-    """ICC profiles, whole and broken: none is applied, so pixels stay as they are."""
+    """Gives images with whole and with broken ICC profiles; none is applied, so their pixels stay as they are."""
     for number, profile in enumerate((b"\0\0\1\0ADBE" + bytes(248), b"nonsense", bytes(200_000), b"\xff" * 70_000)):
         for format, extension in (("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp")):
             data = saved(scene(1), format, icc_profile=profile)
@@ -110,7 +112,7 @@ def profiles() -> Iterator[Entry]:
 
 
 def animations() -> Iterator[Entry]:
-    """The first frame, whatever follows; GIF is none of our formats."""
+    """Gives animations, of which only the first frame counts; GIF is not among the formats that are scored."""
     for number in range(4):
         more = {"save_all": True, "append_images": [scene(number + 1), scene(number + 2)]}
         webp, apng = (saved(scene(number), "WEBP", lossless=True, **more), saved(scene(number), "PNG", **more))
@@ -127,7 +129,7 @@ def animations() -> Iterator[Entry]:
 
 
 def foreign() -> Iterator[Entry]:
-    """What a download leaves under an image's name."""
+    """Gives what a failed download leaves under an image's name: pages, texts, archives."""
     unsupported = frozenset({"unsupported_format"})
     yield Entry("foreign", "empty.jpg", b"", frozenset({"empty"}))
     yield Entry("foreign", "page.jpg", b"<!doctype html><html><body>403 Forbidden</body></html>", frozenset({FOREIGN}))
@@ -147,7 +149,7 @@ def foreign() -> Iterator[Entry]:
 
 
 def bombs() -> Iterator[Entry]:
-    """Small files that state or unpack to a lot."""
+    """Gives small files that state a huge size or unpack to one."""
     large = frozenset({TOO_LARGE})
     rows = rows_of(scene(0))
     for width, height in ((60000, 60000), (12001, 10000), (2**31 - 1, 1), (2**31 - 1, 2**31 - 1)):

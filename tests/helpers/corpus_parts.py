@@ -37,7 +37,7 @@ class Entry:
 
 @cache
 def photographs() -> tuple[bytes, ...]:
-    """Twenty JPEG photographs as they are bundled, the smaller first."""
+    """Gives twenty of the bundled JPEG photographs as bytes, the smallest first."""
     files = [path.read_bytes() for path in sorted((SAMPLES / "folder").glob("*.jpg"))]
     with tarfile.open(SAMPLES / "laion-mini" / "00000.tar") as archive:
         entries = [entry for entry in archive if entry.name.endswith(".jpg") and entry.size > 10_000][:8]
@@ -47,7 +47,7 @@ def photographs() -> tuple[bytes, ...]:
 
 @cache
 def scene(number: int) -> Image.Image:
-    """The upper left 240 x 232 px of a photograph."""
+    """Gives the upper left 240 x 232 px of a photograph."""
     with Image.open(io.BytesIO(photographs()[number])) as image:
         return image.convert("RGB").crop((0, 0, 240, 232))
 
@@ -63,7 +63,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png(width: int, height: int, before: bytes = b"", rows: bytes | None = None, depth: int = 8, colour: int = 2) -> bytes:
-    """A PNG by hand; ``rows`` are compressed here."""
+    """Writes a PNG by hand; ``rows`` are its bytes before compression."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
     body = b"" if rows is None else chunk(b"IDAT", zlib.compress(rows))
     return b"\x89PNG\r\n\x1a\n" + header + before + body + chunk(b"IEND", b"")
@@ -78,5 +78,5 @@ def grey_png() -> bytes:
 
 
 def exif_block(orientation: int, kind: int = 3) -> bytes:
-    """An EXIF block with one tag, big-endian; kind 3 is a short."""
+    """Writes an EXIF block with one tag, big-endian; kind 3 is a short."""
     return b"Exif\0\0MM\0*\0\0\0\x08\0\x01" + struct.pack(">HHIHH", 0x0112, kind, 1, orientation, 0) + bytes(4)

@@ -32,7 +32,7 @@ CONTENT = (
 
 
 def photo(seed: int, width: int = 256, height: int = 240) -> Image.Image:
-    """Smooth random structure with grain, so that JPEG, crops and kernels have something to work on."""
+    """Draws a picture of smooth random structure with grain, so that JPEG, crops and kernels have something to work on."""
     random = np.random.default_rng(seed)
     coarse = Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize(
         (width, height), Image.Resampling.BICUBIC
@@ -57,7 +57,7 @@ def write_tar(path: Path, files: dict[str, bytes]) -> Path:
 
 
 def write_shard(path: Path, seeds: range, extra: dict[str, bytes] | None = None) -> Path:
-    """A shard in img2dataset's layout, with its stats file."""
+    """Writes a shard in img2dataset's layout, with its stats file."""
     files: dict[str, bytes] = {}
     for seed in seeds:
         key = f"{seed:09d}"
@@ -70,7 +70,7 @@ def write_shard(path: Path, seeds: range, extra: dict[str, bytes] | None = None)
 
 
 def generated(seed: int, format: str = "JPEG", quality: int = 75) -> bytes:
-    """A picture as an upsampler leaves it: detail of half the resolution, and a faint checkerboard."""
+    """Draws a picture as an upsampler leaves it: detail of half the resolution, and a faint checkerboard."""
     small = photo(seed, 128, 120).resize((256, 240), Image.Resampling.NEAREST)
     board = 6 * ((np.indices((240, 256)).sum(0) % 2) * 2 - 1)[:, :, None]
     buffer = io.BytesIO()
@@ -81,7 +81,7 @@ def generated(seed: int, format: str = "JPEG", quality: int = 75) -> bytes:
 
 
 def write_labelled(folder: Path, groups: str = "abc", images: int = 16) -> Path:
-    """``real/<source>`` and ``generated/<generator>`` with some images each."""
+    """Writes the folders ``real/<source>`` and ``generated/<generator>`` with some images each."""
     for number, group in enumerate(groups):
         for label in ("real", "generated"):
             (folder / label / group).mkdir(parents=True)
@@ -92,7 +92,7 @@ def write_labelled(folder: Path, groups: str = "abc", images: int = 16) -> Path:
 
 
 def build_settings(source: object, store: object, scorer: str, **changes: object) -> BuildSettings:
-    """A small bank called tiny."""
+    """Gives settings for a small bank that is called tiny."""
     defaults = {
         "name": "tiny", "points": 100, "max_error": 0.0, "compression": "herding", "max_images": 400, "domains": "photo",
         "match": (), "expel": None, "device": "cpu", "storage_block": None,
@@ -101,7 +101,7 @@ def build_settings(source: object, store: object, scorer: str, **changes: object
 
 
 def write_folder(path: Path, seeds: range, **options: object) -> Path:
-    """A folder of images made from seeds."""
+    """Writes a folder of images, one for each seed."""
     path.mkdir(parents=True)
     for seed in seeds:
         (path / f"{seed}.jpg").write_bytes(encoded(seed, **options))
@@ -109,7 +109,7 @@ def write_folder(path: Path, seeds: range, **options: object) -> Path:
 
 
 def open_warehouse(path: Path, setup: ScoringSetup) -> str:
-    """A warehouse with its registry and one run, which goes on."""
+    """Makes a warehouse with its registry and one run that has not ended."""
     with Warehouse.at(str(path)).connect() as connection:
         migrate(connection)
         start_run(connection, RunRecord(RUN, "curate", "s", {}, "0", "h", "cpu"), setup, promote=False)
@@ -117,13 +117,15 @@ def open_warehouse(path: Path, setup: ScoringSetup) -> str:
 
 
 def outcome_of(source: Path, warehouse: str, setup: ScoringSetup) -> ShardOutcome:
-    """A shard scored into its part, not landed."""
+    """Scores a shard into its part and does not land it."""
     (shard,) = list_shards(str(source), 1000)
     return score_shard(shard, setup, Warehouse.at(warehouse).parts, RUN, None, lambda members: None)
 
 
 def with_an_exclusion(outcome: ShardOutcome, source: Path, warehouse: str, setup: ScoringSetup) -> tuple[WorkKey, ShardOutcome]:
-    """A registered second calibration, and the shard's part under it, in which the decoder overran at the second member."""
+    """Registers a second calibration and writes the shard's part under it, in which the second member took the decoder too
+    long.
+    """
     key = replace(setup.key, calibration_id="f" * 64)
     with Warehouse.at(warehouse).connect() as connection:
         connection.execute(
@@ -142,7 +144,7 @@ def with_an_exclusion(outcome: ShardOutcome, source: Path, warehouse: str, setup
 
 
 def landed(warehouse: Path, source: object, setup: ScoringSetup, scorer: str = "default") -> str:
-    """A warehouse with the rows of a source, without Prefect: read, scored and landed as the flow does it."""
+    """Makes a warehouse with the rows of a source, without Prefect: reads, scores and lands as the flow does."""
     with Warehouse.at(str(warehouse)).connect() as connection:
         migrate(connection)
         record = RunRecord(RUN, "curate", str(source), {"scorer": scorer}, "0.1.0", "host", "cpu float32")

@@ -32,7 +32,7 @@ UNCHECKED = tuple(fault for fault in FAULTS if fault != "flip")  # those that a 
 
 
 def evenly(share: float, faults: tuple[str, ...] = UNCHECKED) -> dict[str, float]:
-    """Chances that add up to ``share``, the same for every fault."""
+    """Gives equal chances for all faults, which add up to ``share``."""
     return dict.fromkeys(faults, share / len(faults))
 
 
@@ -76,14 +76,14 @@ class FaultProxy:
         return None
 
     def calm(self) -> None:
-        """No more faults."""
+        """Ends all faults."""
         self.chances = {}
         self.script.clear()
 
 
 @contextmanager
 def fault_proxy(server: str, seed: int = 0) -> Iterator[FaultProxy]:
-    """A proxy for the length of the block; without settings it passes everything on as it is."""
+    """Runs a proxy for the length of the block; until faults are asked for it passes everything on as it is."""
     proxy = FaultProxy(server, dice=random.Random(seed))
 
     class Handler(_Handler):
@@ -105,7 +105,7 @@ class _Listener(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that hang up are what this server is for."""
+        """Says nothing: clients that hang up are what this server is for."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -171,7 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def _reset(self) -> None:
-        """RST in place of FIN."""
+        """Ends the connection by RST in place of FIN."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_connection = True
         self.connection.close()
@@ -183,4 +183,4 @@ class _Handler(BaseHTTPRequestHandler):
             super().finish()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing."""
+        """Logs nothing."""

@@ -27,7 +27,7 @@ RUN = "00000000-0000-0000-0000-000000000001"
 
 
 def why_no_lakes() -> str | None:
-    """Why DuckDB can open none here; None where it can."""
+    """Says why DuckDB can open no lake here; None where it can."""
     with duckdb.connect() as connection:
         try:
             load_for(connection, Lake("sqlite", "/", "s3://nowhere"))
@@ -42,20 +42,20 @@ KINDS = ["embedded", pytest.param("sqlite", marks=needs_lakes)]
 
 
 def place(folder: Path, kind: str) -> str:
-    """The address of a warehouse of this kind in a folder."""
+    """Gives the address of a warehouse of this kind in a folder."""
     if kind == "embedded":
         return str(folder / "w.duckdb")
     return f"ducklake:sqlite:{folder}/w.sqlite?data={folder}/lake"
 
 
 def postgres_lake(server: PostgresServer, database: str, data: object) -> str:
-    """The address of a lake in a new database."""
+    """Makes a database and gives the address of a lake whose catalog it is."""
     name = server.create(database)
     return f"ducklake:postgres:host=127.0.0.1 port={server.port} user={server.user} dbname={name}?data={data}"
 
 
 def opened_registry(warehouse: str) -> str:
-    """The same address, once the schema and what the views need of the registry are there."""
+    """Makes the schema and what the views need of the registry, and returns the address that was given."""
     scorer, bank, calibration = KEY.ids
     with Warehouse.at(warehouse).connect() as connection:
         migrate(connection)
@@ -76,7 +76,9 @@ def opened_registry(warehouse: str) -> str:
 
 
 def made_outcome(warehouse: str, number: int, rows: int = 20, run: str = RUN, content: str = "1") -> ShardOutcome:
-    """A shard with so many members, one of them excluded, as a part that is not landed. The same numbers, the same bytes."""
+    """Writes the part of a made-up shard of ``rows`` members, one of them excluded, and does not land it. Equal arguments give
+    equal bytes.
+    """
     shard = Shard(f"/made/{number:05d}.tar", "tar", 1000 * rows, f"etag-{number}-{content}")
     path = part_path(Warehouse.at(warehouse).parts, shard, KEY)
     excluded = {"key": "bad", "reason": "truncated", "detail": "made so"}
@@ -114,7 +116,7 @@ class _Conflicts(logging.Handler):
 
 
 def land_made(warehouse: str, numbers: Sequence[int], group: int = 1, rows: int = 20) -> int:
-    """Lands made shards, so many in one transaction; how often another writer was first."""
+    """Lands made-up shards, ``group`` in one transaction; returns how often another writer was first."""
     conflicts, log = _Conflicts(), logging.getLogger("mdmf")
     log.addHandler(conflicts)
     log.setLevel(logging.INFO)
@@ -125,14 +127,14 @@ def land_made(warehouse: str, numbers: Sequence[int], group: int = 1, rows: int 
 
 
 def land_side_by_side(warehouse: str, writers: int, shards: int) -> int:
-    """So many processes land so many shards each at the same time; the conflicts of all."""
+    """Has ``writers`` processes land ``shards`` shards each at the same time; returns how often any of them came second."""
     with ProcessPoolExecutor(writers, multiprocessing.get_context("spawn")) as pool:
         ranges = [range(shards * writer, shards * (writer + 1)) for writer in range(writers)]
         return sum(pool.map(land_made, [warehouse] * writers, ranges))
 
 
 def land_again_and_again(warehouse: str, numbers: Sequence[int], started: Path) -> None:
-    """Until it is killed."""
+    """Lands the same shards again and again until its process is killed."""
     outcomes = [made_outcome(warehouse, number) for number in numbers]
     while True:
         land(Warehouse.at(warehouse), outcomes, KEY)

@@ -15,14 +15,14 @@ USER, PASSWORD = "mdmf", "a-password-of-the-tests"
 
 
 class PostgresServer(NamedTuple):
-    """Where it answers. The password is for PGPASSWORD or a URL of the test's own."""
+    """Where a PostgreSQL server answers. The password is for PGPASSWORD or a URL of the test's own."""
 
     port: int
     user: str = USER
     password: str = PASSWORD
 
     def create(self, database: str) -> str:
-        """The same name, once there is such a database."""
+        """Makes a database and returns its name."""
         tools = binaries()
         command = [str(tools / "createdb"), "-h", "127.0.0.1", "-p", str(self.port), "-U", self.user, database]
         subprocess.run(command, check=True, env=os.environ | {"PGPASSWORD": self.password})
@@ -30,7 +30,7 @@ class PostgresServer(NamedTuple):
 
 
 def binaries() -> Path | None:
-    """The folder of the newest installed server; Debian keeps it off the PATH."""
+    """Gives the folder of the newest installed server's programs; Debian keeps it off the PATH."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     on_path = shutil.which("initdb")
     if found:
@@ -39,7 +39,7 @@ def binaries() -> Path | None:
 
 
 def why_not() -> str | None:
-    """Why no server can be started here; None if one can."""
+    """Says why no server can be started here; None if one can."""
     if binaries() is None:
         return "no PostgreSQL server is installed (Debian: apt-get install postgresql)"
     if os.geteuid() == 0 and (shutil.which("runuser") is None or not _has_user("nobody")):
@@ -53,7 +53,7 @@ def _has_user(name: str) -> bool:
 
 @contextmanager
 def postgres_server(root: Path, *settings: str) -> Iterator[PostgresServer]:
-    """A server with password logins on a free port, stopped at the end of the block.
+    """Runs a server with password logins on a free port for the length of the block.
 
     Args:
         root: folder for its log; made here. The cluster itself is elsewhere, and goes at the end.

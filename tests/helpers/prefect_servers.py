@@ -15,13 +15,13 @@ BATCHES = "PREFECT_SERVER_SERVICES_"
 
 
 def env_file(path: Path) -> dict[str, str]:
-    """The variables of an env file."""
+    """Reads the variables of an env file."""
     lines = (line.strip() for line in path.read_text().splitlines())
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
 def on_postgres(server: PostgresServer, database: str = "prefect") -> dict[str, str]:
-    """What deploy/server.env and the place of the database make together."""
+    """Gives the settings of deploy/server.env together with the place of a new database."""
     return env_file(SERVER_ENV) | {
         "PREFECT_SERVER_DATABASE_HOST": "127.0.0.1",
         "PREFECT_SERVER_DATABASE_PORT": str(server.port),
@@ -33,7 +33,7 @@ def on_postgres(server: PostgresServer, database: str = "prefect") -> dict[str, 
 
 @contextmanager
 def prefect_server(home: Path, settings: Mapping[str, str], cwd: Path = ROOT) -> Iterator[LocalPrefect]:
-    """A server on loopback, in a folder of its own; it and all that was started with it end with the block."""
+    """Runs a server on loopback in a folder of its own; it and all that was started with it end with the block."""
     prefect = LocalPrefect(cwd, home)
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     prefect.environment = prefect.environment | {"PYTHONPATH": paths} | dict(settings)

@@ -19,7 +19,7 @@ _BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
 
 
 def environment(data: Path, folder: Path) -> dict[str, str]:
-    """What the commands see: `mdmf` on the path, DATA, and a Prefect home of their own."""
+    """Gives the variables that the commands see: `mdmf` on the path, DATA, and a Prefect home of their own."""
     return os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "DATA": str(data),
@@ -32,18 +32,18 @@ def environment(data: Path, folder: Path) -> dict[str, str]:
 
 
 def commands(block: str) -> list[tuple[str, str]]:
-    """(command, expected output) pairs of a block."""
+    """Gives the pairs (command, expected output) of a block."""
     parts = re.split(r"^\$ (.*)\n", block, flags=re.MULTILINE)[1:]
     return list(zip(parts[::2], parts[1::2], strict=True))
 
 
 def transcripts(page: Path) -> list[tuple[str, str]]:
-    """All (command, expected output) pairs of a page, in order."""
+    """Gives the pairs (command, expected output) of a page, in order."""
     return [pair for block in _BLOCK.findall(page.read_text()) for pair in commands(block)]
 
 
 def run(command: str, folder: Path, data: Path, further: Mapping[str, str] | None = None) -> str:
-    """What a command prints, standard error left out; a failing command may be part of a transcript.
+    """Runs a command and gives what it prints to standard output; of a command that fails, standard error too.
 
     Args:
         further: variables beside those of ``environment``.
@@ -55,7 +55,7 @@ def run(command: str, folder: Path, data: Path, further: Mapping[str, str] | Non
 
 
 def masked(text: str) -> str:
-    """The words of an output: no numbers, digests, table lines or spacing."""
+    """Reduces an output to its words: no numbers, digests, table lines or spacing."""
     text = re.sub(r"[─━│┃┏┓┗┛┡┩└┘┬┴┼╇┳╋├┤|]", " ", text)
     text = re.sub(r"\b[0-9a-f]{8,64}\b", "#", text)
     text = re.sub(r"-?\d+(\.\d+)?(e-?\d+)?", "#", text)
@@ -63,7 +63,7 @@ def masked(text: str) -> str:
 
 
 def prepared(folder: Path) -> Path:
-    """A folder with the bundled samples, as a clone has them."""
+    """Puts the bundled samples into a folder, as a clone has them."""
     (folder / "samples").symlink_to(ROOT / "samples")
     return folder
 
@@ -86,13 +86,13 @@ def written_anew(page: Path, folder: Path, data: Path, given: Mapping[str, str] 
 
 
 def exported(text: str, given: Mapping[str, str]) -> dict[str, str]:
-    """The variables that some text exports, with the values given."""
+    """Gives the variables that a text exports, with the values in ``given``."""
     lines = re.findall(r"^export (.*)$", text, re.MULTILINE)
     return {name: given[name] for line in lines for name in re.findall(r"\b([A-Z][A-Z0-9_]+)=", line)}
 
 
 def with_exports(page: Path, given: Mapping[str, str]) -> Iterator[tuple[str, str, dict[str, str]]]:
-    """(command, expected output, variables that the page has exported by then), in order."""
+    """Gives, in order, each command, its expected output, and the variables that the page has exported by then."""
     text = page.read_text()
     for found in _BLOCK.finditer(text):
         for command, expected in commands(found[1]):

@@ -13,7 +13,7 @@ KEY, SECRET = "curator", "a-secret-of-the-tests"
 
 @contextmanager
 def s3_server(root: Path) -> Iterator[tuple[Path, str]]:
-    """(folder behind the bucket `corpus`, endpoint URL)."""
+    """Runs a server that checks signatures; gives the folder behind its bucket `corpus` and its endpoint URL."""
     (root / "corpus").mkdir(parents=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -35,7 +35,7 @@ _MOTO = (
 
 @contextmanager
 def conditional_s3() -> Iterator[str]:
-    """Endpoint URL of a server that answers 412 to a PUT with `If-None-Match: *` on a key that is there; in memory."""
+    """Runs a server in memory that answers 412 to a PUT with `If-None-Match: *` on a key that is there; gives its endpoint URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

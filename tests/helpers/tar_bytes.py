@@ -5,7 +5,7 @@ FILE = b"0"
 
 
 def header(name: bytes, size: int | bytes = 0, kind: bytes = FILE, magic: bytes = b"ustar\x0000", sparse: bytes = b"") -> bytes:
-    """A raw header block with a right checksum, whatever its fields say."""
+    """Writes a raw header block with a right checksum, whatever its fields say."""
     block = bytearray(512)
     block[: len(name)] = name
     field = size if isinstance(size, bytes) else b"%011o\0" % size

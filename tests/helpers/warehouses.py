@@ -12,7 +12,7 @@ from tasks.warehouse.warehouse import Warehouse
 
 
 def copied(landed: Path, folder: Path) -> str:
-    """The warehouse of a copy of ``landed`` with its shards and parts."""
+    """Copies the folder ``landed`` with its shards and parts and gives the copy's warehouse."""
     shutil.copytree(landed, folder / "copy")
     return str(folder / "copy" / "w.duckdb")
 
@@ -40,7 +40,7 @@ with duckdb.connect(sys.argv[1], read_only=sys.argv[2] == "reading") as connecti
 
 @contextmanager
 def held(warehouse: str, how: str) -> Iterator[subprocess.Popen]:
-    """Another process that has the warehouse open, ``reading`` or ``writing``, until its input is closed."""
+    """Starts another process that has the warehouse open, ``reading`` or ``writing``, until its input is closed."""
     with subprocess.Popen(
         [sys.executable, "-c", _HOLD, warehouse, how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

@@ -5,6 +5,7 @@ README.md says how they were made. The source and the banks lie in a bucket, so 
 
 import json
 import os
+import re
 import shutil
 import tarfile
 from collections.abc import Iterator
@@ -13,19 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from warehouses import digest
+from typer.testing import CliRunner
 
+from mdmf_cli.main import app
 from mdmf_core.keeplists.keeplist import KeepList
 from mdmf_core.records import Shard
 from tasks.collections.listing import list_shards
-from tasks.maintenance.backup import restore
-from tasks.maintenance.verify import verify
 from tasks.parts.outcome import Work
 from tasks.parts.plans import read_plan
-from tasks.runs.fan_out.portions import corpus_folder, plan_path, unfinished_plan, work_of
+from tasks.runs.fan_out.portions import plan_path, unfinished_plan, work_of
 from tasks.scoring.loading import load_bank, load_setup
-from tasks.warehouse.address import parts_folder
-from tasks.warehouse.questions import query
 
 ARCHIVE = Path(__file__).with_name("written_by_b586786.tar.xz")
 ROWS = "SELECT shard_url, key, score, mmd2, p_value, domain, in_support FROM scored ORDER BY shard_url, key"
@@ -56,42 +54,53 @@ def recorded(kept: Path) -> dict[str, Any]:
     return found
 
 
-def wrong(warehouse: str) -> list[object]:
-    return [finding for finding in verify(warehouse) if not finding.note]
+def mdmf(*command: object) -> str:
+    done = CliRunner().invoke(app, [str(part) for part in command])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def asked(warehouse: str, sql: str) -> list[dict[str, Any]]:
+    """The rows of `mdmf sql`."""
+    return [json.loads(line) for line in mdmf("sql", sql, "--format", "json", "--warehouse", warehouse).splitlines()]
+
+
+def verified(warehouse: str, *options: str) -> str:
+    """The content digest that `mdmf verify` prints, once everything adds up."""
+    text = mdmf("verify", "--warehouse", warehouse, *options)
+    assert "everything adds up" in text
+    return re.search(r"^content ([0-9a-f]{64})$", text, re.MULTILINE)[1]
+
+
+def approximately(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Scores as JSON prints them, and as processors may round them."""
+    return [row | {name: pytest.approx(row[name], rel=1e-5, abs=1e-7) for name in ("score", "mmd2", "p_value")} for row in rows]
 
 
 def test_the_warehouse_holds_what_it_held_and_agrees_with_its_parts(warehouse, recorded):
-    assert digest(warehouse) == recorded["content"]
-    assert query(warehouse, ROWS).to_dict("records") == recorded["rows"]
+    assert verified(warehouse) == recorded["content"]
+    assert asked(warehouse, ROWS) == approximately(recorded["rows"])
     for macro in ("flagged", "kept"):
-        assert query(warehouse, f"SELECT key FROM {macro}(0.3) ORDER BY key")["key"].tolist() == recorded[macro]
-    accounting = query(warehouse, "SELECT url, state, members, scored, excluded FROM accounting ORDER BY url")
-    assert accounting.to_dict("records") == recorded["accounting"]
-    assert wrong(warehouse) == []
-    assert digest(warehouse) == recorded["content"]
+        assert [row["key"] for row in asked(warehouse, f"SELECT key FROM {macro}(0.3) ORDER BY key")] == recorded[macro]
+    accounting = asked(warehouse, "SELECT url, state, members, scored, excluded FROM accounting ORDER BY url")
+    assert accounting == recorded["accounting"]
 
 
 def test_curating_again_finds_nothing_to_do(prefect_server, warehouse, recorded):
-    from flows.curate import curate
-
-    again = curate(SOURCE, warehouse=warehouse, bank="@production", device="cpu", keep_signatures=1.0)
-    assert (again.shards, again.already_complete, again.complete) == (2, 2, 0)
-    assert digest(warehouse) == recorded["content"]
+    text = mdmf("curate", SOURCE, "--bank", "@production", "--keep-signatures", 1, "--device", "cpu", "--warehouse", warehouse)
+    assert "0 shards complete, 2 complete before, 0 deferred, 0 failed" in text
+    assert verified(warehouse) == recorded["content"]
 
 
 def test_kept_signatures_are_scored_again_with_the_scores_of_then(prefect_server, warehouse, recorded):
-    from flows.rescore import rescore
-
-    assert rescore(bank="photos@2", warehouse=warehouse, promote=True, device="cpu").shards == 2
-    rows = query(warehouse, ROWS).to_dict("records")
-    assert [row | {"score": 0, "mmd2": 0} for row in rows] == [row | {"score": 0, "mmd2": 0} for row in recorded["rescored"]]
-    for name in ("score", "mmd2"):  # other processors round otherwise
-        assert [row[name] for row in rows] == pytest.approx([row[name] for row in recorded["rescored"]], rel=1e-5, abs=1e-7)
+    text = mdmf("rescore", "--bank", "photos@2", "--promote", "--device", "cpu", "--warehouse", warehouse)
+    assert "9 images of 2 shards" in text
+    assert asked(warehouse, ROWS) == approximately(recorded["rescored"])
 
 
 def test_the_plan_of_an_unfinished_corpus_is_found_by_the_same_work_and_read(warehouse, recorded):
-    folder, bank = corpus_folder(parts_folder(warehouse)), bank_url(warehouse, 2)
-    key = load_setup("default", bank, "cpu", 8, 1, None).key
+    folder, (bank,) = f"{warehouse}.parts/plans/corpus", asked(warehouse, "SELECT url FROM banks WHERE version = 2")
+    key = load_setup("default", bank["url"], "cpu", 8, 1, None).key
     assert work_of("s3://corpus/kept/*.tar", key, 1000, None) == recorded["corpus_work"]
     plan = unfinished_plan(folder, recorded["corpus_work"])
     assert plan is not None
@@ -103,26 +112,18 @@ def test_the_plan_of_an_unfinished_corpus_is_found_by_the_same_work_and_read(war
 
 
 def test_the_plan_of_an_unfinished_run_is_read(warehouse, recorded):
-    first, second = read_plan(plan_path(f"{parts_folder(warehouse)}/plans", recorded["run_plan"]), 0)
+    first, second = read_plan(plan_path(f"{warehouse}.parts/plans", recorded["run_plan"]), 0)
     assert (first.shard.url, first.generation, first.retry) == ("s3://corpus/kept/00000.tar", 2, ("storage", "decoder_timeout"))
     assert (second.shard.kind, second.generation, second.shard.keys) == ("folder", 1, (os.fsdecode(b"caf\xe9.jpg"), "a.jpg"))
 
 
-def bank_url(warehouse: str, version: int) -> str:
-    url: str = query(warehouse, "SELECT url FROM banks WHERE name = 'photos' AND version = ?", [version])["url"][0]
-    return url
-
-
-@pytest.mark.parametrize("version", [1, 2])
-def test_banks_load_under_the_digests_of_the_registry(warehouse, version):
-    bank, calibration = load_bank(bank_url(warehouse, version))
-    known = query(
-        warehouse,
-        "SELECT b.digest AS bank, c.digest AS calibration FROM banks b JOIN calibrations c USING (bank_id) "
-        "WHERE b.name = 'photos' AND b.version = ?",
-        [version],
-    )
-    assert known.to_dict("records") == [{"bank": bank.bank_id, "calibration": calibration.calibration_id}]
+def test_banks_load_under_the_digests_of_the_registry(warehouse):
+    registry = "SELECT b.url, b.digest AS bank, c.digest AS calibration FROM banks b JOIN calibrations c USING (bank_id)"
+    known = asked(warehouse, registry)
+    assert len(known) == 2
+    for row in known:
+        bank, calibration = load_bank(row["url"])
+        assert (bank.bank_id, calibration.calibration_id) == (row["bank"], row["calibration"])
 
 
 def samples(folder: Path) -> Iterator[dict[str, Any]]:
@@ -141,10 +142,8 @@ def test_the_keep_list_filters_a_stream_and_knows_every_image(kept, recorded):
 
 
 def test_a_backup_is_restored_and_the_newer_part_lands(kept, warehouse, recorded):
-    restored = restore(str(kept / "backup.duckdb"), warehouse, force=True)
-    assert restored.copied.content_digest == recorded["backup_content"]
-    assert len(restored.not_landed) == 1
-    verify(warehouse, repair=True)
-    assert wrong(warehouse) == []
-    rows = query(warehouse, ROWS).to_dict("records")
-    assert rows == recorded["rows"]
+    text = mdmf("restore", kept / "backup.duckdb", "--force", "--warehouse", warehouse)
+    assert f"content {recorded['backup_content']}" in text
+    assert "1 parts are newer than the backup" in text
+    verified(warehouse, "--repair")
+    assert asked(warehouse, ROWS) == approximately(recorded["rows"])

@@ -81,7 +81,7 @@ def test_forensic_tokens_see_neither_brightness_nor_batch():
 
 
 def test_half_precision_is_not_taken_over(crops, tokens):
-    """As on a GPU, where a scorer's backbone runs under autocast."""
+    """The statistics keep float32 where a scorer's backbone runs under autocast, as on a GPU."""
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
         found = ForensicBackbone()(crops)
     assert found.dtype == torch.float32
