@@ -153,9 +153,7 @@ def conditional_endpoint() -> Iterator[str]:
 
 @pytest.fixture
 def lake(conditional_endpoint: str, sign_in: Callable[[str], None]) -> str:
-    """Makes a bucket of the test's own on the S3 server that heeds conditional PUTs, sets the AWS variables for it, and gives a
-    prefix in it.
-    """
+    """Makes a bucket of the test's own where conditional PUTs are heeded, sets the AWS variables, and gives a prefix in it."""
     sign_in(conditional_endpoint)
     bucket = f"lake-{uuid.uuid4().hex[:12]}"
     s3fs.S3FileSystem().mkdir(bucket)
@@ -175,9 +173,7 @@ def proxied(signed_in: Path, bucket: tuple[Path, str], monkeypatch: pytest.Monke
 
 @pytest.fixture
 def parts_in_lake(lake: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Moves the parts of every embedded warehouse into a bucket for the length of a test, as those of a lake on S3 are; gives
-    where.
-    """
+    """Moves the parts of every embedded warehouse into a bucket for the length of a test, as a lake's on S3; gives where."""
     real = Embedded.beside
     monkeypatch.setattr(Embedded, "beside", lambda self, suffix: lake if suffix == ".parts" else real(self, suffix))
     return lake

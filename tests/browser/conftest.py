@@ -16,9 +16,9 @@ from tasks.warehouse.warehouse import Warehouse
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Starts chromium and closes it with the module: while it is open an event loop runs in this thread, and Prefect's calls
-    become
-    coroutines.
+    """Starts chromium and closes it with the module.
+
+    While it is open an event loop runs in this thread, and Prefect's calls become coroutines.
     """
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
@@ -31,9 +31,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def corpus(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Scores three sources, one hostile and one the sample shards, with the bundled scorer; gives the report's folder and the
-    warehouse.
-    """
+    """Scores three sources with the bundled scorer, one of them hostile and one bundled; gives (report folder, warehouse)."""
     folder = tmp_path_factory.mktemp("corpus")
     for name in ("alpha", "beta", "samples"):
         (folder / name).mkdir()

@@ -97,9 +97,7 @@ def _wasted_by_log() -> float:
 
 @contextmanager
 def _judged(warehouse: str) -> Iterator[tuple[list[int], list[float]]]:
-    """Kills workers while the block runs. The block appends the seconds that were wasted to ``found``; the seconds it took
-    follow.
-    """
+    """Kills workers while the block runs; appends to ``found``, after what the block puts there, the seconds that it took."""
     found: list[float] = []
     began = time.monotonic()
     with killing_workers(Warehouse.at(warehouse).leases, _KILLS) as killed:

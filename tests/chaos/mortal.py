@@ -11,8 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def killing_workers(leases: str, count: int, shard: str = "", pause: float = 0.0) -> Iterator[list[int]]:
-    """Kills ``count`` workers while the block runs, each as soon as it is seen at work; gives the list that their process ids
-    go to.
+    """Kills ``count`` workers while the block runs, each as soon as it is seen at work; gives the list of their process ids.
 
     Args:
         leases: folder of the warehouse's leases.

@@ -14,9 +14,7 @@ _DEPLOYMENT = "curate/laion-shard"  # one run at a time; others wait for its slo
 
 
 def kill_worker_and_run(prefect: LocalPrefect, parameters: dict[str, object]) -> tuple[str, str]:
-    """Kills both in the middle of a run, reaps, runs again; returns Prefect's states of the dead run before and after the
-    reaper.
-    """
+    """Kills both in the middle of a run, reaps, runs again; returns the dead run's states before and after the reaper."""
     chosen = [part for name, value in parameters.items() for part in ("--param", f"{name}={json.dumps(value)}")]
     folder = Path(Warehouse.at(str(parameters["warehouse"])).leases)
     prefect.run("deployment", "run", _DEPLOYMENT, *chosen)

@@ -19,8 +19,7 @@ _TOKEN = secrets.token_hex(32)  # Ray reads it once a process
 
 @contextmanager
 def cluster(name: str, workers: int = 2, gpus: int = 0) -> Iterator[str]:
-    """Starts a cluster with ``workers`` processes of one core each and gives its address; skips the test where its packages are
-    missing.
+    """Starts a cluster with ``workers`` processes of one core each and gives its address; skips where packages are missing.
 
     Args:
         gpus: workers that say they had one; the engine believes them.

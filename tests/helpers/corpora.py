@@ -23,9 +23,7 @@ _NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def register(connection: duckdb.DuckDBPyConnection, name: str = "made") -> list[str]:
-    """Registers and promotes a made-up scorer, bank and calibration (199 images in the slice photo, 9 in art); returns their
-    ids.
-    """
+    """Registers and promotes a made-up scorer, bank and calibration (199 images in photo, 9 in art); returns their ids."""
     scorer, bank, calibration = ids = [str(short_id(digest)) for digest in IDS.values()]
     for sql in (
         f"INSERT INTO scorers VALUES ('{scorer}', '{name}', '{IDS['scorer']}', '{{}}', now())",
@@ -42,9 +40,9 @@ def register(connection: duckdb.DuckDBPyConnection, name: str = "made") -> list[
 
 
 def scored_warehouse(path: Path, sources: Iterable[object]) -> str:
-    """Makes a warehouse in which every image of the sources has a score: its p-value is the second byte of its sha256, and
-    three images
-    of ten lie outside support.
+    """Makes a warehouse in which every image of the sources has a score.
+
+    Its p-value is the second byte of its sha256; three images of ten lie outside support.
     """
     with Warehouse.at(str(path)).connect() as connection:
         migrate(connection)

@@ -78,9 +78,7 @@ def variants() -> Iterator[Entry]:
 
 
 def orientations() -> Iterator[Entry]:
-    """Gives images with every EXIF orientation, with numbers that mean none, and with blocks that are no EXIF; each must be
-    decoded.
-    """
+    """Gives images with every EXIF orientation, with numbers that mean none, and with blocks that are no EXIF."""
     plain = {"JPEG": saved(scene(0), "JPEG"), "PNG": saved(scene(0), "PNG"), "WEBP": saved(scene(0), "WEBP")}
     blocks = {str(value): exif_block(value) for value in (0, *range(1, 10), 255, 65535)} | {
         "ascii": exif_block(6, 2), "unknown-type": exif_block(6, 99), "empty": b"Exif\0\0", "cut": exif_block(6)[:20], 

@@ -123,9 +123,7 @@ def outcome_of(source: Path, warehouse: str, setup: ScoringSetup) -> ShardOutcom
 
 
 def with_an_exclusion(outcome: ShardOutcome, source: Path, warehouse: str, setup: ScoringSetup) -> tuple[WorkKey, ShardOutcome]:
-    """Registers a second calibration and writes the shard's part under it, in which the second member took the decoder too
-    long.
-    """
+    """Registers a second calibration and writes the shard's part under it, whose second member took the decoder too long."""
     key = replace(setup.key, calibration_id="f" * 64)
     with Warehouse.at(warehouse).connect() as connection:
         connection.execute(

@@ -35,7 +35,7 @@ _MOTO = (
 
 @contextmanager
 def conditional_s3() -> Iterator[str]:
-    """Runs a server in memory that answers 412 to a PUT with `If-None-Match: *` on a key that is there; gives its endpoint URL."""
+    """Runs a server in memory that answers 412 to a PUT with `If-None-Match: *` on a known key; gives its endpoint URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
