@@ -76,7 +76,7 @@ def opened_registry(warehouse: str) -> str:
 
 
 def made_outcome(warehouse: str, number: int, rows: int = 20, run: str = RUN, content: str = "1") -> ShardOutcome:
-    """Writes the part of a made-up shard, one of its members excluded, and does not land it. Equal arguments give equal bytes."""
+    """Writes the part of a made-up shard, one member of it excluded, not landed. Equal arguments give equal bytes."""
     shard = Shard(f"/made/{number:05d}.tar", "tar", 1000 * rows, f"etag-{number}-{content}")
     path = part_path(Warehouse.at(warehouse).parts, shard, KEY)
     excluded = {"key": "bad", "reason": "truncated", "detail": "made so"}
