@@ -1,22 +1,21 @@
-"""Parquet shards with image bytes: img2dataset's columns, a plain ``bytes`` column, or the ``image`` struct of HF datasets."""
+"""Parquet shards with image bytes, plain or in the struct of hub data sets. Which column is which: ``parquet_columns``."""
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mdmf_core.collections.parquet_columns import columns_of, image_column
 from mdmf_core.collections.text import readable
+from mdmf_core.digests import sha256_hex
 from mdmf_core.errors import ShardCorrupt, ShardUnfinished
 from mdmf_core.records import ExclusionReason, Member
 
-IMAGE_COLUMNS = ("image", "bytes", "jpg", "jpeg", "png", "webp")
-KEY_COLUMNS = ("key", "__key__", "id", "image_id", "uid")
 MAX_COLUMN_BYTES = 2 << 30  # of one column in one row group, uncompressed, as the footer states it
-_CAPTION_COLUMNS = ("caption", "text")
 _ROWS = 32  # held at a time
 _MAX_TEXT = 1 << 20  # longer captions and json are left out, as in tars
 _MAGIC, _ENCRYPTED = b"PAR1", b"PARE"
@@ -28,26 +27,25 @@ _UNREADABLE = (pa.ArrowException, ValueError, TypeError, LookupError, OverflowEr
 class ParquetReader:
     """Iterates a parquet shard's rows once. After the last one, ``digest`` is final.
 
-    The digest is over (key, image bytes) row by row, since a parquet file is not read in the order of its bytes. A file
-    without a key column takes the image's own path, and failing that the row's position, which is all the file gives.
+    The digest is over (name, image bytes) row by row, since a parquet file is not read in the order of its bytes. A row's name
+    is in the key column, or else the image's own path, and failing that the row's position, which is all the file gives.
+    An image whose name came before with other bytes is another image: its key has the start of its sha256 behind the name.
     """
 
     def __init__(self, source: IO[bytes], max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._sha256 = hashlib.sha256()
         self._file = _opened(source)
-        schema = self._file.schema_arrow
-        self._image = image_column(schema)
-        self._key = next((name for name in KEY_COLUMNS if name in schema.names), None)
-        self._caption = next((name for name in _CAPTION_COLUMNS if name in schema.names), None)
+        self._columns = columns_of(self._file.schema_arrow)
+        _require_fit(self._file, self._columns.needed)
 
     @property
     def digest(self) -> str:
         return self._sha256.hexdigest()
 
     def __iter__(self) -> Iterator[Member]:
-        """Raises ShardCorrupt: damaged pages, values that cannot be read, or not the rows that the footer states."""
-        seen: set[str] = set()
+        """Raises ShardCorrupt: damaged pages, images that cannot be read, or not the rows that the footer states."""
+        seen: dict[str, str] = {}  # sha256 by key
         row_number = 0
         for rows in self._batches():
             for row in rows:
@@ -59,26 +57,26 @@ class ParquetReader:
     def _batches(self) -> Iterator[list[dict[str, Any]]]:
         number = 0
         with _damage(lambda: f"unreadable after row {number}"):
-            for batch in self._file.iter_batches(batch_size=_ROWS):
+            for batch in self._file.iter_batches(batch_size=_ROWS, columns=self._columns.needed):
                 rows = _rows(batch)
                 number += len(rows)
                 yield rows
 
-    def _member(self, row: dict[str, Any], number: int, seen: set[str]) -> Member:
-        data, path = image_bytes(row.pop(self._image))
-        named = _text(row.get(self._key)) if self._key else None
-        key = readable(named if named is not None else path or f"row-{number}")
-        self._sha256.update(f"{len(key)}:{key}:{-1 if data is None else len(data)}:".encode())
+    def _member(self, row: dict[str, Any], number: int, seen: dict[str, str]) -> Member:
+        columns = self._columns
+        data, path = image_bytes(row.pop(columns.image))
+        named = _text(row.get(columns.key)) if columns.key else None
+        name = readable(named if named is not None else path or f"row-{number}")
+        self._sha256.update(f"{len(name)}:{name}:{-1 if data is None else len(data)}:".encode())
         self._sha256.update(data or b"")
-        caption, url = _text(row.get(self._caption)) if self._caption else None, row.get("url")
-        excluded, detail = None, ""
+        sha256 = sha256_hex(data or b"")
+        key = name if seen.get(name, sha256) == sha256 else f"{name}#{sha256[:12]}"
+        excluded, detail = self._exclusion(data, path)
         if key in seen:
-            excluded, detail = ExclusionReason.DUPLICATE_KEY, "key seen before in this shard"
-        elif data is None:
-            excluded, detail = ExclusionReason.EMPTY, f"null in column {self._image}"
-        elif len(data) > self._max_bytes:
-            excluded, detail = ExclusionReason.TOO_LARGE, f"{len(data)} bytes, limit {self._max_bytes}"
-        seen.add(key)
+            excluded, detail = ExclusionReason.DUPLICATE_KEY, "key seen before in this shard, with the same bytes"
+        seen[key] = sha256
+        caption = _text(row.get(columns.caption)) if columns.caption else None
+        url = row.get(columns.url) if columns.url else None
         return Member(
             key,
             b"" if excluded or data is None else data,
@@ -91,11 +89,24 @@ class ParquetReader:
             detail=detail,
         )
 
+    def _exclusion(self, data: bytes | None, path: str | None) -> tuple[ExclusionReason | None, str]:
+        if data is None and path:
+            return (
+                ExclusionReason.EMPTY,
+                f"only a path, {path[:200]}, no bytes: write those of the files into the parquet file",
+            )
+        if data is None:
+            return ExclusionReason.EMPTY, f"null in column {self._columns.image}"
+        if len(data) > self._max_bytes:
+            return ExclusionReason.TOO_LARGE, f"{len(data)} bytes, limit {self._max_bytes}"
+        return None, ""
+
 
 def parquet_row(source: IO[bytes], row: int) -> bytes:
     """The image bytes of one row; reads one row group, and of it one column."""
     file = _opened(source)
     column = image_column(file.schema_arrow)
+    _require_fit(file, [column])
     with _damage(lambda: f"row {row} is unreadable"):
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
@@ -119,7 +130,7 @@ def _damage(where: Callable[[], str]) -> Iterator[None]:
 
 
 def _opened(source: IO[bytes]) -> pq.ParquetFile:
-    """The file with its footer read and its claims checked, before any of its data is."""
+    """The file with its footer read, and none of its data."""
     size = source.seek(0, 2)
     source.seek(max(0, size - 4))
     ending = source.read(4)
@@ -129,57 +140,45 @@ def _opened(source: IO[bytes]) -> pq.ParquetFile:
     if size < _SMALLEST or ending != _MAGIC:
         raise ShardUnfinished("no parquet footer at its end: still being written?")
     with _damage(lambda: "damaged parquet footer"):
-        file = pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False)
-        for group in range(file.num_row_groups):
-            _require_fits(file.metadata.row_group(group), group)
-        return file
+        return pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False)
 
 
-def _require_fits(row_group: Any, number: int) -> None:
-    for index in range(row_group.num_columns):
-        column = row_group.column(index)
-        if not 0 <= column.total_uncompressed_size <= MAX_COLUMN_BYTES:
-            raise ShardCorrupt(
-                f"column {column.path_in_schema} of row group {number} claims {column.total_uncompressed_size} bytes "
-                f"uncompressed, limit {MAX_COLUMN_BYTES}: write smaller row groups"
-            )
-
-
-def image_column(schema: pa.Schema) -> str:
-    """Which of a file's columns holds the images.
-
-    Raises:
-        ShardCorrupt: none does.
-    """
-    found = [name for name in IMAGE_COLUMNS if schema.names.count(name) == 1]
-    for name in found:
-        if _holds_bytes(schema.field(name).type):
-            return name
-    if found:
-        kinds = ", ".join(f"{name} is {str(schema.field(name).type)[:60]}" for name in found)
-        raise ShardCorrupt(f"no image column of bytes: {kinds}; binary is needed, or a struct with binary `bytes`")
-    names = ", ".join(schema.names[:20]) + (f" and {len(schema.names) - 20} more" if len(schema.names) > 20 else "")
-    raise ShardCorrupt(f"no image column; looked for {', '.join(IMAGE_COLUMNS)} among {names}")
-
-
-def _holds_bytes(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and _holds_bytes(kind.field("bytes").type)
-    if pa.types.is_dictionary(kind):
-        return _holds_bytes(kind.value_type)
-    plain = (pa.types.is_null, pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
-    return any(test(kind) for test in plain)
+def _require_fit(file: pq.ParquetFile, columns: Collection[str]) -> None:
+    """Raises ShardCorrupt when a column that is read claims more bytes than memory may take."""
+    needed = set(columns)
+    with _damage(lambda: "damaged parquet footer"):
+        for number in range(file.num_row_groups):
+            row_group = file.metadata.row_group(number)
+            for index in range(row_group.num_columns):
+                column = row_group.column(index)
+                read = column.path_in_schema in needed or column.path_in_schema.partition(".")[0] in needed
+                if read and not 0 <= column.total_uncompressed_size <= MAX_COLUMN_BYTES:
+                    raise ShardCorrupt(
+                        f"column {column.path_in_schema} of row group {number} claims {column.total_uncompressed_size} bytes "
+                        f"uncompressed, limit {MAX_COLUMN_BYTES}: write smaller row groups"
+                    )
 
 
 def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    """The rows as Python values; text that is not valid UTF-8, which pyarrow itself refuses, with visible escapes."""
-    columns = []
-    for column in batch.columns:
-        if pa.types.is_string(column.type):
-            columns.append([_text(value) for value in column.cast(pa.binary()).to_pylist()])
-        else:
-            columns.append(column.to_pylist())
+    columns = [_values(column) for column in batch.columns]
     return [dict(zip(batch.schema.names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """The cells as Python values; text that is not valid UTF-8, which pyarrow itself refuses, with visible escapes.
+
+    Values that Python cannot hold, such as the year 10000, become text.
+    """
+    if any(test(column.type) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
+        return [_text(value) for value in column.cast(pa.large_binary()).to_pylist()]
+    try:
+        return list(column.to_pylist())
+    except (OverflowError, ValueError):
+        pass
+    try:
+        return list(column.cast(pa.string()).to_pylist())
+    except pa.ArrowException:  # nested ones have no text either
+        return [None] * len(column)
 
 
 def _text(value: Any) -> str | None:

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mdmf_core.collections.parquet import image_bytes, image_column
+from mdmf_core.collections.parquet import image_bytes
+from mdmf_core.collections.parquet_columns import image_column
 from mdmf_core.collections.text import readable
 from mdmf_core.errors import KeepListError
 from mdmf_core.keeplists.checks import Sample, _common, _components, _require_digest, _require_same_image, images_of, main_of
@@ -200,7 +201,7 @@ class KeepList:
         for batch in batches:
             low, high = np.searchsorted(numbers, [start, start + batch.num_rows])
             if low < high:
-                chosen = batch.take(pa.array(numbers[low:high] - start))
+                chosen = _taken(batch, numbers[low:high] - start)
                 self._verify_rows(chosen, table.slice(low, high - low), shard)
                 yield chosen
             start += batch.num_rows
@@ -233,6 +234,13 @@ class KeepList:
             f"{url} is not among the {len(self.shards)} shards of keep-list {self.directory} (such as {example}): made for "
             'another corpus, or not curated yet? missing="drop" or "keep" decides otherwise'
         )
+
+
+def _taken(batch: pa.RecordBatch, rows: np.ndarray) -> pa.RecordBatch:
+    try:
+        return batch.take(pa.array(rows))
+    except pa.ArrowNotImplementedError:  # pyarrow takes no rows of view types
+        return pa.concat_batches([batch.slice(row, 1) for row in rows.tolist()])
 
 
 def _reopened(kind: type[KeepList], directory: str, missing: Missing, verify: Verify) -> KeepList:

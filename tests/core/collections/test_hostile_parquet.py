@@ -14,6 +14,7 @@ import pytest
 
 from mdmf_core.collections import parquet
 from mdmf_core.collections.parquet import ParquetReader, parquet_row
+from mdmf_core.collections.parquet_columns import image_column
 from mdmf_core.errors import ShardCorrupt, ShardUnfinished
 from mdmf_core.records import ExclusionReason, Member
 
@@ -102,10 +103,14 @@ def test_no_rows_many_columns_and_long_texts():
         read(written(wide))
 
 
-def test_values_that_python_cannot_hold_fail_the_shard():
-    far = pa.array([2**62], pa.timestamp("us"))
-    with pytest.raises(ShardCorrupt, match="after row 0"):
-        read(written({"jpg": [b"x"], "when": far}))
+@pytest.mark.parametrize("name", ["when", "caption", "key"])
+def test_values_that_python_cannot_hold_become_text_and_cost_no_image(name):
+    never = pa.array([253402300800000000], pa.timestamp("us"))  # year 10000
+    (member,) = read(written({"jpg": [b"x"], name: never}))
+    assert (member.data, member.excluded) == (b"x", None)
+    assert json.loads(member.sidecar) == {name: "10000-01-01 00:00:00.000000"}
+    beyond = pa.array([[2**62]], pa.list_(pa.timestamp("us")))
+    assert json.loads(read(written({"jpg": [b"x"], name: beyond}))[0].sidecar) == {name: None}
 
 
 def test_a_column_above_the_limit_is_refused_before_it_is_read(monkeypatch):
@@ -187,3 +192,79 @@ def test_damaged_files_end_in_rows_or_in_one_of_two_errors():
     unexpected = {number: ended for number, ended in ends.items() if ended.startswith(("raised", "started", "crashed"))}
     assert unexpected == {}
     assert {"ShardCorrupt", "50 rows"} <= set(ends.values())
+
+
+STRUCT = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+
+
+@pytest.mark.parametrize(
+    ("columns", "name"),
+    [
+        ({"img": pa.array([{"bytes": b"x", "path": None}], STRUCT), "label": [1]}, "img"),
+        ({"IMAGE": [b"x"], "mask": [b"m"]}, "IMAGE"),
+        ({"Image": [b"X"], "image": [b"x"]}, "image"),
+        ({"front_view": pa.array([{"bytes": b"x", "path": "a"}], STRUCT), "embedding": [b"e"]}, "front_view"),
+        ({"blob": [b"x"], "label": ["cat"]}, "blob"),
+        ({"image": [7], "content": [b"x"]}, "content"),
+    ],
+)
+def test_the_image_column_is_found_by_usual_names_in_any_case_or_as_the_only_one_with_bytes(columns, name):
+    (member,) = read(written(columns))
+    assert member.data == b"x"
+    assert image_column(pa.table(columns).schema) == name
+
+
+def test_several_columns_of_bytes_without_a_usual_name_are_refused_by_name():
+    with pytest.raises(ShardCorrupt, match=r"several columns hold bytes \(left, right\) .* rename that of the images"):
+        read(written({"left": [b"x"], "right": [b"y"]}))
+
+
+def test_keys_captions_and_urls_are_found_in_any_case():
+    (member,) = read(written({"SAMPLE_ID": [7], "URL": ["u"], "TEXT": ["words"], "jpg": [b"x"]}))
+    assert (member.key, member.url, member.caption) == ("7", "u", "words")
+
+
+@pytest.mark.parametrize("text", [pa.string_view(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())])
+@pytest.mark.parametrize("data", [pa.binary_view(), pa.large_binary()])
+def test_views_and_large_and_dictionary_types_are_read(data, text):
+    columns = {"key": pa.array(["k"]).cast(text), "jpg": pa.array([b"x"], data), "caption": pa.array(["c"]).cast(text)}
+    file = written(columns)
+    (member,) = read(file)
+    assert (member.key, member.data, member.caption) == ("k", b"x", "c")
+    assert parquet_row(io.BytesIO(file), 0) == b"x"
+
+
+def test_bytes_of_other_columns_are_neither_decoded_nor_in_the_sidecar(monkeypatch):
+    columns = {
+        "jpg": [b"x"],
+        "mask": [b"m" * 5000],
+        "parts": pa.array([[b"p" * 5000]]),
+        "deep": pa.array([{"a": [{"raw": b"q" * 5000}], "n": 1}]),
+        "label": [3],
+    }
+    (member,) = read(written(columns))
+    assert json.loads(member.sidecar) == {"label": 3}
+    monkeypatch.setattr(parquet, "MAX_COLUMN_BYTES", 1000)
+    assert read(written(columns))[0].data == b"x"  # what nobody reads may be of any size
+    damaged = bytearray(written(columns, compression="none", use_dictionary=False))
+    place = damaged.index(b"m" * 5000)
+    damaged[place - 20 : place + 5000] = bytes(5020)
+    assert read(bytes(damaged))[0].data == b"x"
+
+
+def test_one_name_for_different_images_drops_none_and_counts_none_twice():
+    rows = [{"bytes": data, "path": "image.jpg"} for data in (b"a", b"b", b"a", b"b", b"c")]
+    members = read(written({"image": pa.array(rows, STRUCT)}))
+    kept = {member.key: member.data for member in members if member.excluded is None}
+    assert list(kept.values()) == [b"a", b"b", b"c"]
+    assert len({member.key for member in members}) == 3
+    assert next(iter(kept)) == "image.jpg"
+    assert all(key.startswith("image.jpg#") for key in list(kept)[1:])
+    assert [member.excluded for member in members[2:4]] == [ExclusionReason.DUPLICATE_KEY] * 2
+
+
+def test_a_path_without_bytes_is_told_from_a_null():
+    members = read(written({"image": pa.array([{"bytes": None, "path": "/data/1.jpg"}, None], STRUCT)}))
+    assert [member.excluded for member in members] == [ExclusionReason.EMPTY] * 2
+    assert "only a path, /data/1.jpg" in members[0].detail
+    assert members[1].detail == "null in column image"

@@ -234,3 +234,35 @@ def test_a_keep_list_that_the_warehouse_no_longer_shows_is_refused(tars):
     with pytest.raises(KeepListError, match="was made by bank photos"):
         reshard(str(keep), str(tars / "more"), warehouse=Warehouse.at(str(tars / "w.duckdb")))
     assert not (tars / "more").exists()
+
+
+def test_shards_in_upper_case_and_of_view_types_are_copied_as_what_they_are(tmp_path):
+    (tmp_path / "in").mkdir()
+    images = pa.array([jpeg(row) for row in range(3)], pa.binary_view())
+    pq.write_table(pa.table({"key": ["a", "b", "c"], "image": images}), tmp_path / "in" / "A.PARQUET")
+    write_tar(tmp_path / "B.TAR", sample("t", 1))
+    keep = KeepList(keep_list(tmp_path, [tmp_path / "in", tmp_path / "B.TAR"], sql="SELECT shard_url, key FROM scored"))
+    reshard(keep.directory, str(tmp_path / "out"))
+    assert members(f"{tmp_path}/out/in/A.PARQUET") + members(f"{tmp_path}/out/B.TAR") == kept_members(keep)
+
+
+def test_samples_of_several_images_and_files_that_lie_apart_go_along_and_can_be_copied_again(tmp_path):
+    (tmp_path / "in").mkdir()
+    contents = {
+        "1.boxes.json": b"{}",
+        "1.jpg": jpeg(1),
+        "2.a.jpg": jpeg(2),
+        "2.b.jpg": jpeg(3),
+        "caf\udce9.jpg": jpeg(4),
+        "1.txt": b"c",
+    }
+    write_tar(tmp_path / "in" / "a.tar", contents)
+    keep = KeepList(keep_list(tmp_path, [tmp_path / "in"], sql="SELECT shard_url, key FROM scored"))
+    assert {key for key, _ in kept_members(keep)} == {"1", "2.a", "2.b", "caf\\xe9"}
+    reshard(keep.directory, str(tmp_path / "out"))
+    assert files_of(tmp_path / "out" / "a.tar") == list(contents)
+    assert members(tmp_path / "out" / "a.tar") == members(tmp_path / "in")
+
+
+def files_of(path: Path) -> list[str]:
+    return [name for name, *_ in files(path)]
