@@ -18,7 +18,7 @@ import duckdb
 from benchmarks.harness.frame import Better, Part, Record, Setting, timed
 from mdmf_core.digests import sha256_hex
 from tasks.parts.outcome import ShardOutcome, WorkKey
-from tasks.parts.part_files import part_writer, read_part
+from tasks.parts.part_files import part_writer
 from tasks.warehouse.landing import land
 from tasks.warehouse.migrations import migrate
 from tasks.warehouse.warehouse import Warehouse
@@ -83,7 +83,7 @@ def outcomes(folder: Path) -> Iterator[ShardOutcome]:
         with part_writer(str(path)) as part:
             part.write(rows)
             part.close_with(outcome)
-        yield read_part(str(path))
+        yield part.outcome
 
 
 def ask(connection: duckdb.DuckDBPyConnection, sql: str) -> None:

@@ -1,6 +1,5 @@
 """Building and calibrating banks from collections of real images, and publishing them."""
 
-import os
 from collections import Counter
 from collections.abc import Set
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from mdmf_core.scoring.scorer import Scorer
 from tasks.banks.left_out import _expelled
 from tasks.banks.real_images import Progress, collect, spooled
 from tasks.storage.checked_reads import read_bytes
-from tasks.storage.filesystems import write_bytes
-from tasks.storage.publishing import write_directory
+from tasks.storage.filesystems import absolute
+from tasks.storage.publishing import publish, write_bytes
 
 
 class BuildSettings(BaseModel):
@@ -108,8 +107,8 @@ def _publish_once(directory: str, bank: Bank, calibration: Calibration, storage_
     """Publishes a bank unless it is there; where the calibration lies, if not in the bank's directory."""
     if not _is_published(directory, storage_block):
         try:
-            write_directory(directory, {CALIBRATION: calibration.file()} | bank.files(), storage_block)
-        except OSError:
+            publish(directory, {CALIBRATION: calibration.file()} | bank.files(), storage_block, named_by_content=True)
+        except SourceError:
             if not _is_published(directory, storage_block):  # another build of the same bank may have been faster
                 raise
     there = calibration_from_file(read_bytes(f"{directory}/{CALIBRATION}", storage_block))
@@ -130,7 +129,7 @@ def _is_published(directory: str, storage_block: str | None) -> bool:
 def _publish_calibration(bank_url: str, calibration: Calibration, storage_block: str | None) -> str:
     url = f"{bank_url.rstrip('/')}.calibrations/{calibration.calibration_id[:12]}.json"
     write_bytes(url, calibration.file(), storage_block)
-    return url if "://" in url else os.path.abspath(url)
+    return absolute(url)
 
 
 @dataclass(frozen=True)

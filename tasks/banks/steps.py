@@ -1,6 +1,5 @@
 """The steps of banks as Prefect tasks: build, calibrate, rescore, health."""
 
-import os
 from typing import Annotated
 
 from prefect import task
@@ -14,6 +13,7 @@ from tasks.banks.health import BankHealth, examine
 from tasks.banks.left_out import reviewed_generated
 from tasks.scoring.loading import load_bank, load_scorer, load_setup, resolve_bank
 from tasks.scoring.progress import progress_log
+from tasks.storage.filesystems import absolute
 from tasks.warehouse.commits import commit
 from tasks.warehouse.migrations import migrate
 from tasks.warehouse.registry import BankEntry, find, register_bank, register_calibration, register_scorer
@@ -39,7 +39,7 @@ def build_bank(settings: BuildSettings, warehouse: str | None) -> NamedBank:
 
 def registered(built: BuiltBank, scorer: Scorer, warehouse: Warehouse, storage_block: str | None) -> str:
     """Enters a built bank in the registry; its name@version."""
-    url = built.directory if "://" in built.directory else os.path.abspath(built.directory)
+    url = absolute(built.directory)
     bank, calibration = load_bank(url, built.calibration_url, storage_block)
     with warehouse.connect() as connection:
         migrate(connection)

@@ -14,9 +14,8 @@ from mdmf_core.errors import SourceError
 from mdmf_core.records import Shard
 from tasks.collections.bucket_listing import paged
 from tasks.collections.shard_entries import STATS, folder_slices, require_folder, shard_of
-from tasks.storage.filesystems import listing, open_storage, refuse_credentials
+from tasks.storage.filesystems import is_s3, listing, open_storage, refuse_credentials
 from tasks.storage.retries import with_retries
-from tasks.storage.s3_pages import is_s3
 
 
 def iter_shards(source: str, images_per_slice: int, storage_block: str | None = None) -> Iterator[Shard]:

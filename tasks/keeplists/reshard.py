@@ -21,9 +21,9 @@ from mdmf_core.keeplists.reshard import NewShard, renumbered, under_same_names
 from tasks.keeplists.new_shards import write_parquet, write_tar
 from tasks.keeplists.selection import made_by
 from tasks.storage.checked_reads import open_file, read_bytes
-from tasks.storage.filesystems import entry_of, full_url, listing, open_storage
+from tasks.storage.filesystems import entry_of, full_url, is_remote, listing, open_storage
 from tasks.storage.local_files import file_sha256
-from tasks.storage.publishing import new_file
+from tasks.storage.publishing import whole_file
 from tasks.warehouse.warehouse import Warehouse
 
 _CHUNK = 1 << 20
@@ -91,7 +91,7 @@ def reshard(
 @contextmanager
 def local_keep_list(url: str, storage_block: str | None = None) -> Iterator[str]:
     """The keep-list's folder on local disk for the length of the block; one on an object store is downloaded."""
-    if "://" not in url:
+    if not is_remote(url):
         yield url
         return
     filesystem, path = open_storage(url, storage_block)
@@ -115,9 +115,9 @@ def _claimed(out: str, job: dict[str, Any], storage_block: str | None) -> Iterat
     if listing(filesystem, path):
         _require_same_job(out, job, storage_block)
     else:
-        with new_file(f"{out}/{_JOB}", storage_block) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        with whole_file(f"{out}/{_JOB}", storage_block) as temporary, open(temporary, "w", encoding="utf-8") as file:
             json.dump(job, file, indent=2)
-    if "://" in out:
+    if is_remote(out):
         yield
         return
     with open(os.path.join(path, _JOB), "rb") as lock:
@@ -159,7 +159,7 @@ def _make(keep: KeepList, shard: NewShard, out: str, made_from: str, storage_blo
     if _finished(out, shard, made_from, storage_block):
         return False
     rows: pa.Table | None = None
-    with new_file(f"{out}/{shard.name}", storage_block) as temporary:
+    with whole_file(f"{out}/{shard.name}", storage_block) as temporary:
         if shard.kind == "parquet":
             write_parquet(keep, shard, temporary, storage_block)
         else:
@@ -168,8 +168,8 @@ def _make(keep: KeepList, shard: NewShard, out: str, made_from: str, storage_blo
         stats |= {"bytes": os.path.getsize(temporary), "sha256": file_sha256(temporary)}
     stem = f"{out}/{shard.name.rpartition('.')[0]}"
     if rows is not None:
-        with new_file(f"{stem}.parquet", storage_block) as temporary:
+        with whole_file(f"{stem}.parquet", storage_block) as temporary:
             pq.write_table(rows, temporary, compression="zstd")
-    with new_file(f"{stem}_stats.json", storage_block) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with whole_file(f"{stem}_stats.json", storage_block) as temporary, open(temporary, "w", encoding="utf-8") as file:
         json.dump(stats | {"sources": [source.shard_url for source in shard.sources]}, file, indent=2)
     return True

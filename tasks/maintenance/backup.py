@@ -10,7 +10,7 @@ from tasks.maintenance.content_digest import content_digest, table_digests
 from tasks.maintenance.recount import holdings
 from tasks.maintenance.stray_parts import unknown_parts
 from tasks.parts.part_files import list_parts
-from tasks.storage.local_files import atomic_path
+from tasks.storage.publishing import whole_file
 from tasks.warehouse.attach import STORAGE_VERSION, quoted
 from tasks.warehouse.migrations import pending
 from tasks.warehouse.warehouse import WRITER_PATIENCE, Warehouse
@@ -92,7 +92,7 @@ def _file(warehouse: Warehouse, instead: str) -> str:
 @contextmanager
 def _copied(source: str, target: str) -> Iterator[Copied]:
     """A compared copy beside ``target``; it takes that name when the block ends well."""
-    with atomic_path(target) as temporary, _without_log(temporary):
+    with whole_file(target) as temporary, _without_log(temporary):
         with Warehouse.at(source).connect(read_only=True, patience=WRITER_PATIENCE, any_version=True) as connection:
             pending(connection)  # refuses a newer one, and what is none
             tables = table_digests(connection)

@@ -16,10 +16,10 @@ from typing import IO, Any, ParamSpec, TypeVar
 
 from mdmf_core.errors import ShardUnfinished, SourceError, WarehouseError
 from tasks.storage.checked_reads import VerifiedFile, open_file
-from tasks.storage.filesystems import fingerprint, open_storage
-from tasks.storage.local_files import disk_errors, file_sha256
+from tasks.storage.filesystems import fingerprint, is_s3, open_storage, upload
+from tasks.storage.local_files import HashedFile, disk_errors, file_sha256
 from tasks.storage.retries import FaultBudget, answered, reading_again, with_retries
-from tasks.storage.s3_pages import files_of, is_s3
+from tasks.storage.s3_pages import files_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -123,14 +123,13 @@ class Objects:
             raise _refused(error) from error
 
     @contextmanager
-    def writing(self, path: str) -> Iterator[str]:
-        filesystem, key = open_storage(path)
+    def writing(self, path: str) -> Iterator[HashedFile]:
         with tempfile.TemporaryDirectory(prefix="mdmf-") as folder:
-            temporary = os.path.join(folder, os.path.basename(key))
-            with disk_errors(temporary):
-                yield temporary
-            options = {"Metadata": {_SHA256: file_sha256(temporary)}} if is_s3(filesystem) else {}
-            _asked(path, filesystem.put_file, temporary, key, **options)
+            temporary = os.path.join(folder, os.path.basename(path))
+            with disk_errors(temporary), HashedFile(temporary) as sink:
+                yield sink
+            with _warehouse_errors():
+                upload(temporary, path, metadata={_SHA256: sink.sha256})
 
     @contextmanager
     def near(self, path: str) -> Iterator[str]:

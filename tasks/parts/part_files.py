@@ -15,6 +15,7 @@ from mdmf_core.errors import PartDamaged
 from mdmf_core.records import Shard
 from tasks.parts.outcome import ShardOutcome, WorkKey
 from tasks.parts.store import near, opened, store_of, writing
+from tasks.storage.filesystems import is_remote
 from tasks.storage.local_files import file_sha256
 
 _METADATA = b"mdmf"
@@ -80,19 +81,15 @@ def finished_part(path: str) -> ShardOutcome | None:
             return _recorded(file, path, digest)
 
 
-def read_part(path: str) -> ShardOutcome:
-    """The outcome that a part records, with the digest of its file, of which every byte is read.
-
-    Raises:
-        PartDamaged: it is no whole part.
-    """
-    with part_at_hand(path) as outcome:
-        return replace(outcome, part=path)
-
-
 @contextmanager
 def part_at_hand(path: str) -> Iterator[ShardOutcome]:
-    """The same, and for the length of the block the outcome's ``part`` is a local file."""
+    """The outcome that a part records, for the length of the block with a local file as its ``part``.
+
+    Every byte is read: the digest is computed from that local file, which is a copy where the part lies in an object store.
+
+    Raises:
+        PartDamaged: the file is no whole part.
+    """
     with near(path) as file:
         with _damage(path), open(file, "rb") as source:
             outcome = _recorded(source, file, file_sha256(file))
@@ -101,18 +98,19 @@ def part_at_hand(path: str) -> Iterator[ShardOutcome]:
 
 @contextmanager
 def at_hand(outcome: ShardOutcome) -> Iterator[ShardOutcome]:
-    """The outcome with its part as a local file, for the length of the block; of a copy from a store, what that copy records.
+    """The outcome, for the length of the block with a local file as its ``part``.
 
-    Somebody who slept through the end of a lease may have written over the part: rows, counts and digest must be of one file.
+    A part in an object store may have been overwritten by a run whose lease expired. Its outcome is therefore read from the
+    local copy itself, so that rows, counts and digest belong to one file.
 
     Raises:
-        PartDamaged: it is no whole part.
+        PartDamaged: the file is no whole part.
     """
-    if outcome.part is None or "://" not in outcome.part:
+    if outcome.part is None or not is_remote(outcome.part):
         yield outcome
         return
-    with part_at_hand(outcome.part) as found:
-        yield replace(found, generation=outcome.generation)
+    with part_at_hand(outcome.part) as copied:
+        yield replace(copied, generation=outcome.generation)
 
 
 def _recorded(file: IO[bytes], path: str, digest: str) -> ShardOutcome:
@@ -133,7 +131,12 @@ class PartWriter:
 
     Rows are gathered into row groups of thousands: in groups of a batch of 32 images a part of 10,000 is twice as long, and
     landing reads it ten times slower.
+
+    Attributes:
+        outcome: what ``finished_part`` reads from the part, once the block of ``part_writer`` has ended well.
     """
+
+    outcome: ShardOutcome
 
     def __init__(self, writer: pq.ParquetWriter) -> None:
         self._writer = writer
@@ -153,6 +156,8 @@ class PartWriter:
         self._rows, self._text = [], 0
 
     def close_with(self, outcome: ShardOutcome) -> None:
+        """Records the outcome in the part."""
+        self.outcome = outcome
         record = {name: value for name, value in asdict(outcome).items() if name not in _NOT_INSIDE}
         self._writer.add_key_value_metadata({_METADATA: json.dumps(record).encode()})
 
@@ -160,11 +165,8 @@ class PartWriter:
 @contextmanager
 def part_writer(path: str) -> Iterator[PartWriter]:
     """A part that appears under ``path`` only if the block ends well, whole and fsynced; nothing stays otherwise."""
-    with (
-        writing(path) as temporary,
-        open(temporary, "wb") as sink,  # the writer would leave its own file open when the disk is full
-        pq.ParquetWriter(sink, SCHEMA, compression="zstd") as writer,
-    ):
+    with writing(path) as sink, pq.ParquetWriter(sink, SCHEMA, compression="zstd") as writer:
         part = PartWriter(writer)
         yield part
         part.flush()
+    part.outcome = replace(part.outcome, part=path, part_sha256=sink.sha256, generation=0, lost=0.0)

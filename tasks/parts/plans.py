@@ -43,8 +43,7 @@ def write_plan(path: str, work: Iterable[Work], size: int) -> int:
     """
     together, written = max(1, _ROWS // size), 0
     with (
-        writing(path) as temporary,
-        open(temporary, "wb") as sink,  # the writer would leave its own file open when the disk is full
+        writing(path) as sink,
         # Groups are found by their number: without statistics the footer of a million shards stays small.
         pq.ParquetWriter(sink, _SCHEMA, compression="zstd", write_statistics=False) as writer,
     ):

@@ -55,11 +55,7 @@ class SignatureWriter:
 @contextmanager
 def signature_writer(path: str) -> Iterator[SignatureWriter]:
     """A file that appears under ``path`` only if the block ends well."""
-    with (
-        writing(path) as temporary,
-        open(temporary, "wb") as sink,  # the writer would leave its own file open when the disk is full
-        pq.ParquetWriter(sink, _SCHEMA, compression="zstd") as writer,
-    ):
+    with writing(path) as sink, pq.ParquetWriter(sink, _SCHEMA, compression="zstd") as writer:
         yield SignatureWriter(writer)
 
 

@@ -12,7 +12,8 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import IO, Protocol
 
 from tasks.parts.object_store import Entry, Objects
-from tasks.storage.local_files import atomic_path, file_sha256
+from tasks.storage.filesystems import is_remote
+from tasks.storage.local_files import HashedFile, atomic_path, file_sha256
 
 
 class PartStore(Protocol):
@@ -46,7 +47,7 @@ class PartStore(Protocol):
     def entries(self, folder: str, prefix: str = "") -> list[Entry]:
         """The files of a folder whose names begin so, by name; none without a folder."""
 
-    def writing(self, path: str) -> AbstractContextManager[str]: ...
+    def writing(self, path: str) -> AbstractContextManager[HashedFile]: ...
 
     def near(self, path: str) -> AbstractContextManager[str]: ...
 
@@ -58,7 +59,7 @@ class PartStore(Protocol):
 
 def store_of(path: str) -> PartStore:
     """The store of a path or a URL. Object stores take the AWS variables: where leases are, no storage block is known."""
-    return _OBJECTS if "://" in path else _DISK
+    return _OBJECTS if is_remote(path) else _DISK
 
 
 def exists(path: str) -> bool:
@@ -71,8 +72,8 @@ def remove(path: str) -> None:
     store_of(path).remove(path)
 
 
-def writing(path: str) -> AbstractContextManager[str]:
-    """A local file to write, which appears under ``path`` (or URL) when the block ends well, whole, and nowhere otherwise.
+def writing(path: str) -> AbstractContextManager[HashedFile]:
+    """An open file that appears under ``path`` (or URL) when the block ends well, whole, and nowhere otherwise.
 
     Raises:
         WarehouseError: the disk is full or read-only, or the store does not take it.
@@ -160,8 +161,10 @@ class _Disk:
                         found.append(Entry(path, os.path.getmtime(path)))
         return found
 
-    def writing(self, path: str) -> AbstractContextManager[str]:
-        return atomic_path(path)
+    @contextmanager
+    def writing(self, path: str) -> Iterator[HashedFile]:
+        with atomic_path(path) as temporary, HashedFile(temporary) as sink:
+            yield sink
 
     @contextmanager
     def near(self, path: str) -> Iterator[str]:

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from mdmf_core.errors import ArtifactError
 from tasks.storage.checked_reads import read_range
-from tasks.storage.filesystems import entry_of, full_url, listing, open_storage, write_bytes
+from tasks.storage.filesystems import entry_of, full_url, listing, open_storage
+from tasks.storage.publishing import write_bytes
 from tasks.storage.retries import with_retries
 
 PAGE, MARKER, PICTURES = "index.html", "mdmf-report.json", "pictures"

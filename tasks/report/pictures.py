@@ -23,6 +23,7 @@ from tasks.collections.reading import read_member
 from tasks.scoring.decoder_pool import DecodePool, decode_pool
 from tasks.scoring.scoring_setup import ScoringSetup
 from tasks.scoring.stage_threads import in_order
+from tasks.storage.filesystems import is_remote
 
 SIDE = 240  # longest side of thumbnails and maps, pixels
 MAX_THUMBNAIL, MAX_MAP = 24_000, 4_000  # bytes; with the counts in ``selection`` they keep a report under 30 MB
@@ -96,7 +97,7 @@ def see(row: dict[str, Any], storage_block: str | None, plan: CropPlan | None, p
 
 def _store(shard_url: str) -> str:
     """Bucket or folder."""
-    return "/".join(shard_url.split("/")[:3]) if "://" in shard_url else os.path.dirname(shard_url)
+    return "/".join(shard_url.split("/")[:3]) if is_remote(shard_url) else os.path.dirname(shard_url)
 
 
 def thumbnail(pixels: UInt8[np.ndarray, "height width 3"]) -> bytes:

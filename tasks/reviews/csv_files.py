@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from tasks.storage.local_files import atomic_path
+from tasks.storage.publishing import whole_file
 
 VERDICTS = ("generated", "real", "unsure")
 _SHOWN = ("place", "score", "p_value", "caption", "url")  # for the reviewer; read past
@@ -103,7 +103,7 @@ def write_sample(path: str, rows: Sequence[dict[str, Any]]) -> None:
     """
     if os.path.exists(path):
         raise ValueError(f"{path} is there already, perhaps with verdicts; give another name")
-    with atomic_path(os.path.abspath(path)) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, SAMPLE, restval="")
         writer.writeheader()
         writer.writerows(row | {name: cell(row[name]) for name in ("shard_url", "key", "caption", "url")} for row in rows)

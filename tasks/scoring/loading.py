@@ -25,6 +25,7 @@ from mdmf_core.scoring.scorer_files import (
 from tasks.scoring.cpu_threads import keep_freed_memory
 from tasks.scoring.scoring_setup import Lineage, ScoringSetup, sizes
 from tasks.storage.checked_reads import read_bytes
+from tasks.storage.filesystems import absolute
 from tasks.warehouse.migrations import migrate
 from tasks.warehouse.registry import find
 from tasks.warehouse.warehouse import Warehouse
@@ -171,7 +172,7 @@ def load_setup(
 
 def _absolute(bank: str) -> str:
     """A bank's directory as the registry keeps it."""
-    return bank if bank == DEFAULT or "://" in bank else os.path.abspath(bank)
+    return bank if bank == DEFAULT else absolute(bank)
 
 
 def scorer_file(reference: str, name: str, storage_block: str | None = None) -> bytes | None:

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 from mdmf_core.errors import WarehouseError
 from mdmf_core.records import ImageShape, Shard
 from tasks.parts.outcome import ShardOutcome, Work, WorkKey
-from tasks.parts.part_files import finished_part, part_path, part_writer, read_part
+from tasks.parts.part_files import finished_part, part_at_hand, part_path, part_writer
 from tasks.parts.signatures import read_signatures, signatures_path
-from tasks.parts.store import exists, near
+from tasks.parts.store import exists
 from tasks.scoring.scoring_setup import ScoringSetup
 from tasks.warehouse.landing import generations
 from tasks.warehouse.warehouse import Warehouse
@@ -68,18 +68,17 @@ def rescore_shard(shard: Shard, old: WorkKey, setup: ScoringSetup, folder: str, 
     if earlier is not None:
         return earlier
     source = part_path(folder, shard, old)
-    before = finished_part(source)
-    if before is None:
+    if not exists(source):
         raise WarehouseError(f"{shard.url}: its part {source} is gone; curate it with the new bank")
     started, kept = time.monotonic(), signatures_path(folder, shard.url, shard.size_bytes, shard.fingerprint, old.scorer_id)
-    with part_writer(path) as part, near(source) as copy, pq.ParquetFile(copy) as file:
-        scores = _scores(kept, shard, setup, copy)
+    with part_at_hand(source) as before, part_writer(path) as part, pq.ParquetFile(before.part) as file:
+        scores = _scores(kept, shard, setup, before.part or "")
         for batch in file.iter_batches(_BATCH):
             part.write([_rescored(row, scores, shard) for row in batch.to_pylist()])
         if next(scores, None) is not None:
             raise WarehouseError(f"{shard.url}: the kept signatures hold more images than the part")
         part.close_with(replace(before, run_id=run_id, seconds=time.monotonic() - started, costs=None))
-    return read_part(path)
+    return part.outcome
 
 
 def _rescored(row: dict[str, Any], scores: Iterator[tuple[str, dict[str, Any]]], shard: Shard) -> dict[str, Any]:

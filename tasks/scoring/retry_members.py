@@ -17,9 +17,9 @@ from mdmf_core.errors import ShardCorrupt, ShardUnfinished, SourceError
 from mdmf_core.records import ExclusionReason, Member, Shard
 from tasks.collections.reading import read_caption, read_member
 from tasks.parts.outcome import ShardOutcome
-from tasks.parts.part_files import finished_part, part_path, part_writer, read_part
+from tasks.parts.part_files import part_at_hand, part_path, part_writer
 from tasks.parts.signatures import signatures_path
-from tasks.parts.store import near, remove
+from tasks.parts.store import exists, remove
 from tasks.scoring.decoder_pool import LIMITS
 from tasks.scoring.scoring_setup import ScoringSetup
 from tasks.scoring.shard import score_shard, scored_rows
@@ -44,14 +44,13 @@ def retry_members(
     Signatures that were kept of the shard lack the mended members, so they go; without its part the shard is scored whole.
     """
     path = part_path(folder, shard, setup.key)
-    before = finished_part(path)
-    if before is None:
+    if not exists(path):
         return score_shard(shard, setup, folder, run_id, storage_block, progress)
     started, scored, tried, stages = time.monotonic(), 0, 0, Stages()
     with (
+        part_at_hand(path) as before,
         part_writer(path) as part,
-        near(path) as copy,
-        pq.ParquetFile(copy) as old,
+        pq.ParquetFile(before.part) as old,
         ThreadPoolExecutor(setup.decode_threads, thread_name_prefix="mend") as readers,
     ):
         digest = FolderDigest()
@@ -77,7 +76,7 @@ def retry_members(
         )
         if scored > before.scored:
             remove(signatures_path(folder, shard.url, shard.size_bytes, shard.fingerprint, setup.key.scorer_id))
-    return read_part(path)
+    return part.outcome
 
 
 def _read(row: dict[str, Any], shard: Shard, storage_block: str | None) -> Member:

@@ -14,7 +14,7 @@ from mdmf_core.records import Member, Shard
 from mdmf_core.scoring.scorer import ImageScore, Loaded, Signatures
 from tasks.collections.reading import expected_members, open_shard
 from tasks.parts.outcome import ShardOutcome, without_part
-from tasks.parts.part_files import finished_part, part_path, part_writer, read_part
+from tasks.parts.part_files import finished_part, part_path, part_writer
 from tasks.parts.signatures import SignatureWriter, is_kept, signature_writer, signatures_path
 from tasks.scoring.cpu_threads import model_threads
 from tasks.scoring.decoded_members import DecodedMember, batches, prepare, shape_of
@@ -51,8 +51,7 @@ def score_shard(
         return earlier
     started = time.monotonic()
     try:
-        _write_part(shard, setup, folder, path, run_id, storage_block, progress, started)
-        return read_part(path)
+        return _write_part(shard, setup, folder, path, run_id, storage_block, progress, started)
     except ShardUnfinished as error:
         return without_part(shard, "deferred", f"unfinished: {error}", run_id, time.monotonic() - started)
     except SourceError as error:
@@ -71,7 +70,7 @@ def _write_part(
     storage_block: str | None,
     progress: Callable[[int], None],
     started: float,
-) -> None:
+) -> ShardOutcome:
     members = scored = 0
     stages = Stages()
     with part_writer(path) as part:
@@ -96,6 +95,7 @@ def _write_part(
             members, scored, members - scored, time.monotonic() - started, run_id, path, costs=stages.snapshot().record(),
         )  # fmt: skip
         part.close_with(outcome)
+    return part.outcome
 
 
 def _signature_writer(shard: Shard, setup: ScoringSetup, folder: str) -> AbstractContextManager[SignatureWriter | None]:

@@ -20,7 +20,7 @@ from mdmf_core.scoring.speed_advice import Rates
 from tasks.collections.listing import list_shards
 from tasks.collections.reading import open_shard
 from tasks.parts.outcome import ShardOutcome
-from tasks.parts.part_files import part_writer, read_part
+from tasks.parts.part_files import part_writer
 from tasks.scoring.cpu_threads import model_threads
 from tasks.scoring.decoded_members import DecodedMember, prepare, shape_of
 from tasks.scoring.decoder_pool import LIMITS, DecodePool
@@ -140,4 +140,4 @@ def _part(folder: Path, number: int, rows: Sequence[dict[str, Any]]) -> ShardOut
     with part_writer(path) as part:
         part.write([row | {"key": str(index)} for index, row in enumerate(islice(cycle(rows), _ROWS))])
         part.close_with(outcome)
-    return replace(read_part(path), generation=1)
+    return replace(part.outcome, generation=1)

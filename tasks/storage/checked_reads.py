@@ -12,7 +12,7 @@ import fsspec
 from mdmf_core.collections.formats import FORMATS
 from mdmf_core.errors import ChecksumDiffers, ShardCorrupt, ShardUnfinished, SourceError, SourceRefused
 from mdmf_core.records import Shard
-from tasks.storage.filesystems import fingerprint, full_url, open_storage
+from tasks.storage.filesystems import fingerprint, full_url, is_s3, open_storage
 from tasks.storage.ranges import Block, FileRanges, Ranges, S3Ranges
 from tasks.storage.retries import FaultBudget, ShortRead
 
@@ -50,7 +50,7 @@ class VerifiedFile(io.RawIOBase):
         self._listed = listed or found
         self._require_unchanged(found)
         self.size, tag = self._listed
-        self._ranges = S3Ranges(filesystem, path, tag) if "s3" in filesystem.protocol else FileRanges(filesystem, path)
+        self._ranges = S3Ranges(filesystem, path, tag) if is_s3(filesystem) else FileRanges(filesystem, path)
         self._checksummed = checksummed and isinstance(self._ranges, S3Ranges) and self._ranges.etag_may_be_md5
 
     def readable(self) -> bool:

@@ -1,5 +1,8 @@
 """Files behind a URL: local disk or any object store that fsspec knows."""
 
+import base64
+import hashlib
+import os
 import re
 from functools import lru_cache
 from typing import Any
@@ -9,11 +12,25 @@ from fsspec.core import url_to_fs
 
 from mdmf_core.errors import SourceError
 from tasks.storage import retries as faults
-from tasks.storage.local_files import atomic_path
-from tasks.storage.retries import storage_errors, with_retries
+from tasks.storage.retries import with_retries
 
 _USER = re.compile(r"://[^/?#]*@|://[^/?#:]+:(?!:|\d{1,5}(?:[/?#]|$))")  # a key's secret may itself hold a slash
 _SIGNED = re.compile(r"://.*[?&;](x-amz-|x-goog-|awsaccesskeyid|signature|sig|token|key|secret|password)[^=&]*=", re.IGNORECASE)
+
+
+def is_remote(url: str) -> bool:
+    """Whether ``url`` names something in a store, rather than a path on the local disk."""
+    return "://" in url
+
+
+def absolute(url: str) -> str:
+    """The URL itself, or the absolute path of a local one."""
+    return url if is_remote(url) else os.path.abspath(url)
+
+
+def is_s3(filesystem: fsspec.AbstractFileSystem) -> bool:
+    """Whether a filesystem speaks S3: it lists by page, names ETags and keeps metadata."""
+    return "s3" in filesystem.protocol
 
 
 @lru_cache(maxsize=32)
@@ -41,7 +58,7 @@ def open_storage(url: str, block: str | None = None, listing: bool = False) -> t
         SourceError: no such protocol, or the URL carries credentials: logs and the warehouse record every URL.
     """
     refuse_credentials(url)
-    options = _block_options(block) if block and "://" in url else {}
+    options = _block_options(block) if block and is_remote(url) else {}
     try:
         if not url.startswith(("s3://", "s3a://")):
             filesystem, path = url_to_fs(url, **options)
@@ -117,11 +134,22 @@ def listing(filesystem: fsspec.AbstractFileSystem, folder: str) -> list[dict[str
     return with_retries(full_url(filesystem, folder), entries)
 
 
-def write_bytes(url: str, data: bytes, block: str | None = None) -> None:
-    """Writes one file so that readers see all of it or what was there before. Once more changes nothing."""
+def upload(file: str, url: str, block: str | None = None, metadata: dict[str, str] | None = None) -> None:
+    """Sends a local file to a store, where it appears whole.
+
+    Its MD5 goes along to S3, which refuses bytes that changed on the way: nobody has to read back what was sent. A file that
+    is so large that it goes in pieces has no such header; then botocore adds a CRC32 to every piece.
+
+    Args:
+        metadata: what the object says of itself; stores other than S3 keep none.
+
+    Raises:
+        SourceError: the store does not take the file.
+    """
     filesystem, path = open_storage(url, block)
-    if "://" in url:
-        with_retries(url, filesystem.pipe_file, path, data)
-        return
-    with storage_errors(url), atomic_path(path) as temporary, open(temporary, "wb") as file:
-        file.write(data)
+    options: dict[str, Any] = {}
+    if is_s3(filesystem):
+        with open(file, "rb") as data:
+            md5 = hashlib.file_digest(data, lambda: hashlib.md5(usedforsecurity=False)).digest()
+        options = {"ContentMD5": base64.b64encode(md5).decode(), "Metadata": metadata or {}}
+    with_retries(url, filesystem.put_file, file, path, **options)

@@ -2,17 +2,37 @@
 
 import errno
 import hashlib
+import io
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from mdmf_core.errors import WarehouseError
 
 
+class HashedFile(io.BufferedWriter):
+    """A new local file that is hashed while it is written from start to end."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(io.FileIO(path, "wb"))
+        self._sha256 = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        """Writes and hashes the bytes; how many there were."""
+        self._sha256.update(data)
+        return super().write(data)
+
+    @property
+    def sha256(self) -> str:
+        """The digest, in hex, of all that was written so far."""
+        return self._sha256.hexdigest()
+
+
 def file_sha256(path: str) -> str:
-    """Of a local file, in hex, in bounded memory."""
+    """The sha256 of a local file, in hex, computed in bounded memory."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,4 +1,4 @@
-"""Publishing directories that never change once they are there."""
+"""Files and directories that appear whole or not at all, on the local disk and in stores."""
 
 import os
 import shutil
@@ -8,9 +8,42 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mdmf_core.errors import ArtifactError
-from tasks.storage.filesystems import entry_of, open_storage, write_bytes
+from tasks.storage.filesystems import absolute, entry_of, is_remote, open_storage, upload
 from tasks.storage.local_files import atomic_path, disk_errors, sync
-from tasks.storage.retries import storage_errors, with_retries
+from tasks.storage.retries import storage_errors
+
+
+@contextmanager
+def whole_file(url: str, storage_block: str | None = None) -> Iterator[str]:
+    """A local file to write, which appears under ``url`` whole when the block ends well: renamed, or uploaded.
+
+    What was there before is replaced.
+
+    Raises:
+        WarehouseError: the local disk is full or read-only.
+        SourceError: the store does not take the file.
+    """
+    _, path = open_storage(url, storage_block)
+    if not is_remote(url):
+        with atomic_path(path) as temporary:
+            yield temporary
+        return
+    with tempfile.TemporaryDirectory(prefix="mdmf-") as folder:
+        temporary = os.path.join(folder, os.path.basename(path))
+        with disk_errors(temporary):
+            yield temporary
+        upload(temporary, url, storage_block)
+
+
+def write_bytes(url: str, data: bytes, storage_block: str | None = None) -> None:
+    """Writes a small file so that readers see all of it or what was there before.
+
+    Raises:
+        WarehouseError: the local disk is full or read-only.
+        SourceError: the file cannot be written.
+    """
+    with storage_errors(url), whole_file(url, storage_block) as temporary, open(temporary, "wb") as file:
+        file.write(data)
 
 
 def require_new(directory: str, storage_block: str | None) -> None:
@@ -20,83 +53,57 @@ def require_new(directory: str, storage_block: str | None) -> None:
         raise ArtifactError(f"{directory} exists; what is published does not change: choose another name")
 
 
-def publish(directory: str, contents: dict[str, bytes], storage_block: str | None) -> None:
-    """Writes a directory so that readers see all of it or none: renamed locally, its card last on an object store.
-
-    Raises:
-        ArtifactError: it is there already.
-    """
-    require_new(directory, storage_block)
-    write_directory(directory, contents, storage_block)
-
-
-def write_directory(directory: str, contents: dict[str, bytes], storage_block: str | None) -> None:
-    """The same for a name that holds a digest of the contents: what a killed writer left on an object store is written over.
-
-    Raises:
-        OSError: a local directory is there already.
-    """
-    if "://" in directory:
-        for name, data in contents.items():  # the card comes last; without it this is no bank
-            write_bytes(f"{directory}/{name}", data, storage_block)
-        return
-    _, path = open_storage(directory, storage_block)
-    with storage_errors(directory), disk_errors(path):
-        temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-        os.makedirs(temporary)
-        try:
-            for name, data in contents.items():
-                os.makedirs(os.path.dirname(os.path.join(temporary, name)), exist_ok=True)
-                with open(os.path.join(temporary, name), "wb") as file:
-                    file.write(data)
-                    os.fsync(file.fileno())
-            os.rename(temporary, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
 @contextmanager
-def new_directory(directory: str, last: str, storage_block: str | None) -> Iterator[str]:
+def new_directory(directory: str, last: str, storage_block: str | None, named_by_content: bool = False) -> Iterator[str]:
     """A local folder to fill; ``directory`` appears with all of it when the block ends well.
 
-    Local folders are renamed; on an object store the file ``last`` is uploaded last, so that without it nothing is complete.
+    A local folder is renamed. To a store the file ``last`` is uploaded last: without it nothing is complete.
+
+    Args:
+        named_by_content: the name holds a digest of the contents. What a killed writer left in a store is then written over.
 
     Raises:
-        ArtifactError: it is there already; nothing is overwritten.
+        ArtifactError: the directory is there already; nothing is overwritten.
+        SourceError: the directory cannot be written.
+        WarehouseError: the local disk is full or read-only.
     """
-    require_new(directory, storage_block)
-    filesystem, path = open_storage(directory, storage_block)
-    remote = "://" in directory
-    path = path.rstrip("/") if remote else os.path.abspath(path)
+    remote = is_remote(directory)
+    if not named_by_content:
+        require_new(directory, storage_block)
+    path = absolute(directory).rstrip("/")
     temporary = tempfile.mkdtemp(prefix="mdmf-") if remote else f"{path}.{uuid.uuid4().hex}.tmp"
+    filled = temporary if remote else path  # whose disk may be full
     try:
-        os.makedirs(temporary, exist_ok=True)
-        yield temporary
-        names = sorted(os.listdir(temporary), key=lambda name: (name == last, name))
-        with storage_errors(directory):
-            for name in names:
-                sync(os.path.join(temporary, name))
+        with storage_errors(directory), disk_errors(filled):
+            os.makedirs(temporary, exist_ok=True)
+        with disk_errors(filled):
+            yield temporary
+        files = [os.path.join(folder, name) for folder, _, names in os.walk(temporary) for name in names]
+        with storage_errors(directory), disk_errors(filled):
+            for file in sorted(files, key=lambda file: (file == os.path.join(temporary, last), file)):
+                sync(file)
                 if remote:
-                    with_retries(directory, filesystem.put_file, os.path.join(temporary, name), f"{path}/{name}")
-        if not remote:
-            sync(temporary)
-            require_new(directory, storage_block)
-            os.rename(temporary, path)
-            sync(os.path.dirname(path))
+                    upload(file, f"{path}/{os.path.relpath(file, temporary)}", storage_block)
+            if not remote:
+                sync(temporary)
+                if not named_by_content:
+                    require_new(directory, storage_block)
+                os.rename(temporary, path)
+                sync(os.path.dirname(path))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-@contextmanager
-def new_file(url: str, storage_block: str | None) -> Iterator[str]:
-    """A local file to write, which appears under ``url`` whole when the block ends well: renamed, or uploaded."""
-    filesystem, path = open_storage(url, storage_block)
-    if "://" not in url:
-        with atomic_path(os.path.abspath(path)) as temporary:
-            yield temporary
-        return
-    with tempfile.TemporaryDirectory(prefix="mdmf-") as folder:
-        temporary = os.path.join(folder, os.path.basename(path))
-        yield temporary
-        with storage_errors(url):
-            with_retries(url, filesystem.put_file, temporary, path)
+def publish(directory: str, contents: dict[str, bytes], storage_block: str | None, named_by_content: bool = False) -> None:
+    """Writes a ``new_directory`` of files by name; the last of them is its card, without which nothing is complete.
+
+    Raises:
+        ArtifactError: the directory is there already.
+        SourceError: the directory cannot be written, or a local one under a ``named_by_content`` name is there already.
+    """
+    with new_directory(directory, list(contents)[-1], storage_block, named_by_content) as folder:
+        for name, data in contents.items():
+            file = os.path.join(folder, name)
+            os.makedirs(os.path.dirname(file), exist_ok=True)
+            with open(file, "wb") as target:
+                target.write(data)

@@ -31,12 +31,14 @@ _PASSING = (
     errno.ETIMEDOUT,
 )  # fmt: skip
 _PASSING_CODES = (
+    "BadDigest",
     "ConditionalRequestConflict",
     "RequestTimeout",
     "RequestTimeTooSkewed",
     "SlowDown",
     "Throttling",
     "ThrottlingException",
+    "XAmzContentSHA256Mismatch",
 )
 _PASSING_STATUS = (408, 429, 500, 502, 503, 504)
 _CLIENTS = ("botocore", "aiobotocore", "aiohttp", "http", "urllib3")  # whose errors come from the wire

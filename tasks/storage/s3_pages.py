@@ -10,15 +10,10 @@ from typing import Any
 
 import fsspec
 
-from tasks.storage.filesystems import full_url, listing
+from tasks.storage.filesystems import full_url, is_s3, listing
 from tasks.storage.retries import with_retries
 
 Page = list[dict[str, Any]]
-
-
-def is_s3(filesystem: fsspec.AbstractFileSystem) -> bool:
-    """Whether it lists by page."""
-    return "s3" in filesystem.protocol
 
 
 def name_of(entry: dict[str, Any]) -> str:

@@ -14,8 +14,8 @@ from mdmf_core.digests import digest_of
 from mdmf_core.errors import LabelError
 from mdmf_core.training.labelled import LabelledImage, label_of
 from tasks.storage.checked_reads import read_bytes
-from tasks.storage.filesystems import full_url, open_storage
-from tasks.storage.local_files import atomic_path
+from tasks.storage.filesystems import full_url, is_remote, open_storage
+from tasks.storage.publishing import whole_file
 from tasks.storage.retries import with_retries
 
 _COLUMNS = {"url": ("url", "path", "file"), "group": ("group", "set", "source", "generator")}
@@ -55,7 +55,7 @@ def list_labelled(source: str, part: str, max_per_group: int | None, storage_blo
 def write_listing(folder: str, images: list[LabelledImage]) -> str:
     """Keeps a listing for the other steps of a run, so that a bucket is listed once; its path."""
     path = os.path.join(folder, "listings", f"{digest_of({'images': [list(asdict(i).values()) for i in images]})[:32]}.parquet")
-    with atomic_path(path) as temporary:
+    with whole_file(path) as temporary:
         pq.write_table(pa.Table.from_pylist([asdict(image) for image in images], schema=_LISTING), temporary)
     return path
 
@@ -105,7 +105,7 @@ def _from_manifest(source: str, storage_block: str | None) -> list[LabelledImage
         url = str(row[names["url"]])
         images.append(
             LabelledImage(
-                url=url if "://" in url or os.path.isabs(url) else f"{folder}/{url}" if folder else url,
+                url=url if is_remote(url) or os.path.isabs(url) else f"{folder}/{url}" if folder else url,
                 generated=_LABELS[label],
                 group=str(row[names["group"]]),
                 size_bytes=int(_given(row, "size_bytes") or 0),

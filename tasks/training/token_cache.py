@@ -21,7 +21,7 @@ from mdmf_core.training.model_choice import ImageTokens
 from mdmf_core.training.regenerate import SPECS, TILE, Regenerator, train_regenerator
 from tasks.scoring.decoder_pool import DecodePool, decode_pool
 from tasks.storage.checked_reads import read_bytes
-from tasks.storage.local_files import atomic_path
+from tasks.storage.publishing import whole_file
 
 VERSION = "tokens-1"  # raise when a change in augmentation or regeneration makes cached tokens stale
 _CHUNK = 64  # images
@@ -145,7 +145,7 @@ class TokenCache:
             "embeddings": torch.cat(embeddings).contiguous() if parts else torch.zeros(0, 1, dtype=torch.float16),
             "counts": counts,
         }
-        with atomic_path(path) as temporary:
+        with whole_file(path) as temporary:
             save_file(contents, temporary, metadata={"images": json.dumps([asdict(facts) for facts, _ in made])})
 
     def read(self, chunks: Sequence[Sequence[LabelledImage]], condition: str) -> Iterator[ChunkTokens]:
@@ -184,7 +184,7 @@ def load_regenerators(
         tensors = {
             f"{spec}/{key}": value.contiguous() for spec, net in networks.items() for key, value in net.state_dict().items()
         }
-        with atomic_path(path) as temporary:
+        with whole_file(path) as temporary:
             save_file(tensors, temporary)
     tensors = load_file(path)
     for spec, network in networks.items():

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 
 from mdmf_core.errors import WarehouseError
-from tasks.storage.filesystems import refuse_credentials
+from tasks.storage.filesystems import is_remote, refuse_credentials
 
 _LAKE = "ducklake:"
 _CATALOGS = ("sqlite", "postgres")
@@ -58,7 +58,7 @@ def address(warehouse: str) -> Address:
         WarehouseError: of no form that is known, or with a password in it.
     """
     if not warehouse.startswith(_LAKE):
-        if "://" in warehouse:
+        if is_remote(warehouse):
             raise WarehouseError(f"no warehouse can be at {warehouse!r}: use {_FORMS}")
         return Embedded(os.path.abspath(warehouse))
     _refuse_password(warehouse)
@@ -67,7 +67,7 @@ def address(warehouse: str) -> Address:
     if not found or kind not in _CATALOGS or not place or not data.rstrip("/") or "&" in data:
         raise WarehouseError(f"no warehouse can be at {warehouse!r}: use {_FORMS}")
     place = os.path.abspath(place) if kind == "sqlite" else place
-    return Lake(kind, place, data.rstrip("/") if "://" in data else os.path.abspath(data))
+    return Lake(kind, place, data.rstrip("/") if is_remote(data) else os.path.abspath(data))
 
 
 def _refuse_password(warehouse: str) -> None:

@@ -2,13 +2,12 @@
 
 import logging
 import os
-import random
 import re
 import tempfile
-import time
 from pathlib import Path
 
 import duckdb
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from mdmf_core.errors import WarehouseError, WarehouseHeld
 from tasks.warehouse.address import Address, Embedded
@@ -17,6 +16,7 @@ from tasks.warehouse.extensions import load_for
 # Readable by the DuckDB shells of 1.5 and 2.x alike.
 STORAGE_VERSION = "v1.5.0"
 _NOTICE = 15.0  # seconds between two lines that say what is waited for
+_PAUSE = wait_random_exponential(multiplier=0.1, exp_base=1.5, max=3.0)  # seconds between two tries
 _HOLDER = re.compile(r"held in (?P<program>.+) \(PID (?P<pid>\d+)\)")
 
 
@@ -35,32 +35,34 @@ def open_in_turn(where: Address, read_only: bool, patience: float, snapshot: int
         WarehouseError: it cannot be opened.
         WarehouseHeld: others held it for longer than ``patience`` seconds.
     """
-    started, pause, notice = time.monotonic(), 0.05, 0.0
-    while True:
-        try:
-            return _open(where, read_only, snapshot)
-        except duckdb.Error as error:
-            holder = _holder(str(error))
-            if holder is None:
-                reason = str(error).splitlines()[0]
-                raise WarehouseError(f"cannot open warehouse {where.name}: {advice(str(error))} ({reason})") from error
-            waited = time.monotonic() - started
-            if waited >= patience:
-                raise WarehouseHeld(
-                    f"cannot open warehouse {where.name}: {holder} has held it for {patience:.0f} s, as long as this waits; "
-                    "close it and run again. Nothing is lost: the next run lands the parts that are finished"
-                ) from error
-            if waited >= notice:
-                logger().warning(
-                    "%s holds %s; waiting for it, %.0f s so far, %.0f s at most",
-                    holder,
-                    os.path.basename(where.name),
-                    waited,
-                    patience,
-                )
-                notice = waited + _NOTICE
-            time.sleep(min(pause * random.uniform(0.5, 1.5), patience - waited))  # noqa: S311 - jitter, not a secret
-            pause = min(pause * 1.5, 2.0)
+    notice, file = 0.0, os.path.basename(where.name)
+
+    def say_who_holds_it(state: RetryCallState) -> None:
+        nonlocal notice
+        waited = state.seconds_since_start or 0.0
+        if waited >= notice:
+            notice = waited + _NOTICE
+            said = "%s holds %s; waiting for it, %.0f s so far, %.0f s at most"
+            logger().warning(said, _holder(state.outcome and state.outcome.exception()), file, waited, patience)
+
+    tries = Retrying(
+        retry=retry_if_exception(lambda error: _holder(error) is not None),
+        wait=lambda state: min(_PAUSE(state), patience - (state.seconds_since_start or 0.0)),  # the last look is at its end
+        stop=stop_after_delay(patience),
+        before_sleep=say_who_holds_it,
+        reraise=True,
+    )
+    try:
+        return tries(_open, where, read_only, snapshot)
+    except duckdb.Error as error:
+        holder = _holder(error)
+        if holder is None:
+            reason = str(error).splitlines()[0]
+            raise WarehouseError(f"cannot open warehouse {where.name}: {advice(str(error))} ({reason})") from error
+        raise WarehouseHeld(
+            f"cannot open warehouse {where.name}: {holder} has held it for {patience:.0f} s, as long as this waits; "
+            "close it and run again. Nothing is lost: the next run lands the parts that are finished"
+        ) from error
 
 
 def _open(where: Address, read_only: bool, snapshot: int | None) -> duckdb.DuckDBPyConnection:
@@ -151,17 +153,20 @@ def advice(said: str) -> str:
     return next((advice for words, advice in _ADVICE.items() if words in said.lower()), "check the path and its permissions")
 
 
-def _holder(error: str) -> str | None:
+def _holder(error: BaseException | None) -> str | None:
     """Who holds the warehouse, in words; None when the error is another one."""
-    if "already attached" in error or "different configuration" in error:
+    if not isinstance(error, duckdb.Error):
+        return None
+    said = str(error)
+    if "already attached" in said or "different configuration" in said:
         return f"this process itself (PID {os.getpid()}), by another connection,"
-    if "database is locked" in error:
+    if "database is locked" in said:
         return "another writer of the catalog"
-    if "too many clients" in error or "remaining connection slots" in error:
+    if "too many clients" in said or "remaining connection slots" in said:
         return "the number of other clients of PostgreSQL"
-    found = _HOLDER.search(error)
+    found = _HOLDER.search(said)
     if found is None:
-        return "another process" if "Could not set lock" in error else None
+        return "another process" if "Could not set lock" in said else None
     process = Path("/proc", found["pid"])
     try:
         # On a shared disk the number may be another host's: the name is told only where program and number fit.

@@ -2,21 +2,21 @@
 
 import json
 import logging
-import random
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
 import duckdb
+from tenacity import RetryError, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from mdmf_core.errors import WarehouseHeld
 from tasks.warehouse.attach import is_lake
 
 Given = TypeVar("Given")
+_log = logging.getLogger("mdmf")
 # Seconds for which a commit is tried again. One that lands can wait long: its parts are safe.
 PATIENCE = 600.0
-_FIRST, _LONGEST = 0.05, 5.0  # seconds between two tries
+_FIRST, _LONGEST = 0.05, 5.0  # seconds between two tries, at most
 # In words of DuckLake, SQLite and PostgreSQL: somebody else committed in between, or is committing now.
 _CAME_SECOND = (
     "transaction conflict", "maximum retry count", "primary key or unique", "duplicate key value", "database is locked",
@@ -58,32 +58,34 @@ def commit(
         WarehouseHeld: others came first for ``patience`` seconds.
     """
     lake = is_lake(connection)
-    started, pause, tries = time.monotonic(), _FIRST, 1
-    while True:
-        try:
-            with transaction(connection):
-                given = work()
-                if lake and note is not None:
-                    _name(connection, note)
-            return given
-        except duckdb.Error as error:
-            if not lake or not came_second(error):
-                raise
-            waited = time.monotonic() - started
-            if waited >= patience:
-                raise WarehouseHeld(
-                    f"others were first to commit {tries} times in {waited:.0f} s; nothing is lost, run again later "
-                    f"({str(error).splitlines()[-1]})"
-                ) from error
-        logging.getLogger("mdmf").info("another writer committed first; trying again (%d)", tries)
-        time.sleep(pause * random.uniform(0.1, 1.0))  # noqa: S311 - jitter, not a secret
-        pause, tries = min(2 * pause, _LONGEST), tries + 1
+
+    def attempt() -> Given:
+        with transaction(connection):
+            given = work()
+            if lake and note is not None:
+                _name(connection, note)
+        return given
+
+    tries = Retrying(
+        retry=retry_if_exception(lambda error: lake and came_second(error)),
+        wait=wait_random_exponential(multiplier=_FIRST, max=_LONGEST),
+        stop=stop_after_delay(patience),
+        before_sleep=lambda state: _log.info("another writer committed first; trying again (%d)", state.attempt_number),
+    )
+    try:
+        return tries(attempt)
+    except RetryError as error:
+        last, waited = error.last_attempt, tries.statistics["delay_since_first_attempt"]
+        raise WarehouseHeld(
+            f"others were first to commit {last.attempt_number} times in {waited:.0f} s; nothing is lost, run again later "
+            f"({str(last.exception()).splitlines()[-1]})"
+        ) from last.exception()
 
 
-def came_second(error: duckdb.Error) -> bool:
+def came_second(error: BaseException) -> bool:
     """Whether the error says that another writer was first, so that trying again is the cure."""
     said = str(error).lower()
-    return any(words in said for words in _CAME_SECOND)
+    return isinstance(error, duckdb.Error) and any(words in said for words in _CAME_SECOND)
 
 
 def _name(connection: duckdb.DuckDBPyConnection, note: Note) -> None:

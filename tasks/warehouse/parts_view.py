@@ -8,9 +8,9 @@ import duckdb
 import pandas as pd
 
 from mdmf_core.errors import WarehouseError
-from tasks.parts.part_files import read_part
+from tasks.parts.part_files import finished_part
 from tasks.parts.store import store_of
-from tasks.storage.filesystems import open_storage
+from tasks.storage.filesystems import is_remote, open_storage
 from tasks.warehouse.attach import quoted
 from tasks.warehouse.questions import frame
 from tasks.warehouse.warehouse import Warehouse
@@ -47,12 +47,12 @@ def connect_parts(warehouse: Warehouse) -> Iterator[duckdb.DuckDBPyConnection]:
     found = [entry for entry in store_of(folder).entries(folder) if entry.path.endswith(".parquet")]
     if not found:
         raise WarehouseError(f"no finished parts in {folder}; ask the warehouse itself")
-    run_id = read_part(max(found, key=lambda entry: entry.changed).path).run_id
+    newest = finished_part(max(found, key=lambda entry: entry.changed).path)
     with duckdb.connect() as connection:
-        if "://" in folder:
+        if is_remote(folder):
             connection.register_filesystem(open_storage(folder)[0])  # reads their ends, and then the columns that are asked for
         connection.execute("SET TimeZone = 'UTC'")
-        connection.execute(_ACCOUNTING, [[entry.path for entry in found], run_id])
+        connection.execute(_ACCOUNTING, [[entry.path for entry in found], newest and newest.run_id])
         parts = [path for (path,) in connection.execute("SELECT part FROM accounting").fetchall()]
         connection.execute(_VIEWS.format(parts=f"[{', '.join(map(quoted, parts))}]"))
         yield connection

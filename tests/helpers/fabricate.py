@@ -14,7 +14,7 @@ from mdmf_core.digests import short_id
 from tasks.banks.build import BuildSettings
 from tasks.collections.listing import list_shards
 from tasks.parts.outcome import ShardOutcome, WorkKey
-from tasks.parts.part_files import part_path, part_writer, read_part
+from tasks.parts.part_files import part_path, part_writer
 from tasks.runs.records import RunRecord, start_run
 from tasks.scoring.scoring_setup import ScoringSetup
 from tasks.scoring.shard import score_shard
@@ -138,7 +138,7 @@ def with_an_exclusion(outcome: ShardOutcome, source: Path, warehouse: str, setup
     with part_writer(path) as part:
         part.write(rows)
         part.close_with(replace(outcome, scored=outcome.scored - 1, excluded=outcome.excluded + 1))
-    return key, read_part(path)
+    return key, part.outcome
 
 
 def landed(warehouse: Path, source: object, setup: ScoringSetup, scorer: str = "default") -> str:

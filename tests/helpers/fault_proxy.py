@@ -26,6 +26,7 @@ _ANSWERS = {
 }
 # reset: before the server saw the request. reset_body: when the server has done its work, halfway through its answer.
 # truncated: the connection ends early. short: an early end that Content-Length confirms. flip: one byte is another.
+# flip_sent, only by name: one byte of what the client sends is another when it reaches the server.
 _BODY = ("truncated", "short", "flip")
 FAULTS = ("500", "503", "skew", "reset", "reset_body", "truncated", "short", "stall", "flip")
 UNCHECKED = tuple(fault for fault in FAULTS if fault != "flip")  # those that a reader notices without a checksum
@@ -117,6 +118,8 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length) if length else None
         fault = self.faults.choose(self.command, self.path, self.headers.get("Range"))
+        if fault == "flip_sent" and body:
+            body = bytes([body[0] ^ 1]) + body[1:]
         if fault == "stall":
             select.select([self.connection], [], [], 60)  # until the client has had enough
             self.close_connection = True

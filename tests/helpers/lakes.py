@@ -15,7 +15,7 @@ from postgres_server import PostgresServer
 from mdmf_core.errors import WarehouseError
 from mdmf_core.records import Shard
 from tasks.parts.outcome import ShardOutcome, WorkKey
-from tasks.parts.part_files import part_path, part_writer, read_part
+from tasks.parts.part_files import part_path, part_writer
 from tasks.warehouse.address import Lake
 from tasks.warehouse.extensions import load_for
 from tasks.warehouse.landing import land
@@ -89,7 +89,7 @@ def made_outcome(warehouse: str, number: int, rows: int = 20, run: str = RUN, co
                 run, None,
             )
         )  # fmt: skip
-    return read_part(path)
+    return part.outcome
 
 
 def _row(number: int, at: int, content: str) -> dict[str, object]:

@@ -116,5 +116,5 @@ def _result_path(plan: str, portion: int) -> str:
 
 
 def _write(path: str, text: str) -> None:
-    with writing(path) as temporary, open(temporary, "w") as file:
-        file.write(text)
+    with writing(path) as sink:
+        sink.write(text.encode())

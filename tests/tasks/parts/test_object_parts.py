@@ -1,7 +1,7 @@
 """Parts in an object store: the same rows, the same checks, the same repairs as on disk."""
 
 import os
-import shutil
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from tasks.collections.listing import list_shards
 from tasks.maintenance.stray_parts import not_landed
 from tasks.maintenance.verify import verify
 from tasks.parts.outcome import Work
-from tasks.parts.part_files import finished_part, list_parts, part_path, part_writer, read_part
+from tasks.parts.part_files import finished_part, list_parts, part_at_hand, part_path, part_writer
 from tasks.parts.plans import read_plan, write_plan
 from tasks.parts.signatures import read_signatures, signatures_path
 from tasks.parts.store import near, remove, store_of, writing
@@ -40,8 +40,8 @@ def warehouse(three_shards, parts_in_lake, tmp_path) -> str:
     """The warehouse of the three shards, its parts in the store."""
     path = copied(three_shards, tmp_path)
     for part in sorted(Path(f"{path}.parts", "scores").iterdir()):
-        with writing(f"{parts_in_lake}/scores/{part.name}") as temporary:
-            shutil.copy(part, temporary)
+        with writing(f"{parts_in_lake}/scores/{part.name}") as sink:
+            sink.write(part.read_bytes())
     return path
 
 
@@ -100,7 +100,8 @@ def test_a_part_that_was_never_landed_is_landed_by_the_repair(warehouse, three_s
 
 def test_a_finished_part_is_taken_as_it_is_and_its_digest_is_that_of_its_bytes(warehouse, three_shards, setup):
     before = finished_part(part_of(warehouse))
-    assert before == read_part(part_of(warehouse))
+    with part_at_hand(part_of(warehouse)) as copied_part:
+        assert before == replace(copied_part, part=before.part)
     assert outcome_of(three_shards / "00001.tar", warehouse, setup) == before  # scores nothing
     with near(part_of(warehouse)) as copy:
         data = Path(copy).read_bytes()
@@ -125,8 +126,8 @@ def test_no_part_is_half_there_when_an_upload_in_pieces_fails(parts_in_lake, sig
         sign_in(proxy.url)
         proxy.touches = lambda method, path: method == "PUT" and "partNumber=2" in path
         proxy.chances = {"500": 1.0}
-        with pytest.raises(WarehouseError, match="gave up after 2 failed tries"), writing(path) as temporary:
-            Path(temporary).write_bytes(bytes(11 * 2**20))
+        with pytest.raises(WarehouseError, match="gave up after 2 failed tries"), writing(path) as sink:
+            sink.write(bytes(11 * 2**20))
         assert not store_of(path).exists(path)
 
 
@@ -138,6 +139,44 @@ def test_a_store_of_parts_that_is_away_is_no_fault_of_the_shard(parts_in_lake, s
         proxy.chances = {"503": 1.0}
         with pytest.raises(WarehouseError, match=r"the store of the warehouse's parts: s3://.*gave up after 2 failed tries"):
             score_shard(shard, setup, parts_in_lake, RUN, None, lambda images: None)
+
+
+def test_a_part_is_sent_once_and_fetched_once(parts_in_lake, sign_in, setup, tmp_path):
+    path, requests = open_warehouse(tmp_path / "w.duckdb", setup), []
+    source = write_shard(tmp_path / "a.tar", range(3))
+    with fault_proxy(os.environ["AWS_ENDPOINT_URL"]) as proxy:
+        sign_in(proxy.url)
+        proxy.passed = lambda method, path, sent, received: requests.append((method, path, sent, received))
+        outcome = outcome_of(source, path, setup)
+        of_part = [(method, sent) for method, path, sent, _ in requests if "/scores/" in path and method in ("PUT", "GET")]
+        assert [method for method, _ in of_part] == ["PUT"]
+        size = of_part[0][1]
+        requests.clear()
+        land(path, [replace(outcome, generation=1)], setup.key)
+        assert [received for method, path, _, received in requests if method == "GET" and "/scores/" in path] == [size]
+    assert query(path, "SELECT part_sha256 FROM shards")["part_sha256"][0] == outcome.part_sha256
+
+
+@pytest.mark.parametrize("where", ["disk", "store"])
+def test_the_writer_knows_what_a_reader_finds(where, setup, tmp_path, request):
+    if where == "store":
+        request.getfixturevalue("parts_in_lake")
+    path = open_warehouse(tmp_path / "w.duckdb", setup)
+    outcome = outcome_of(write_shard(tmp_path / "a.tar", range(3)), path, setup)
+    with part_at_hand(outcome.part) as copied_part:
+        assert replace(copied_part, part=outcome.part) == outcome == finished_part(outcome.part)
+
+
+def test_a_part_that_changes_on_its_way_to_the_store_is_refused_and_sent_again(proxied, signed_in):
+    proxied.touches = lambda method, path: method == "PUT"
+    proxied.script = deque(["flip_sent"] * 2)
+    with writing("s3://corpus/w.parts/scores/a.parquet") as sink:
+        sink.write(b"rows" * 1000)
+    assert proxied.injected == {"flip_sent": 2}
+    assert (signed_in / "w.parts" / "scores" / "a.parquet").read_bytes() == b"rows" * 1000
+    proxied.chances = {"flip_sent": 1.0}
+    with pytest.raises(WarehouseError, match="gave up after 6 failed tries"), writing("s3://corpus/w.parts/scores/b") as sink:
+        sink.write(b"rows")
 
 
 def test_landing_takes_rows_counts_and_digest_from_one_file(parts_in_lake, setup, tmp_path):

@@ -19,7 +19,7 @@ from tasks.parts.signatures import is_kept
 from tasks.scoring.loading import load_setup
 from tasks.scoring.scoring_setup import ScoringSetup
 from tasks.scoring.shard import score_shard
-from tasks.storage.filesystems import write_bytes
+from tasks.storage.publishing import write_bytes
 from tasks.warehouse.landing import land
 from tasks.warehouse.migrations import migrate
 from tasks.warehouse.warehouse import Warehouse

@@ -11,7 +11,7 @@ import pytest
 from fabricate import write_folder, write_shard
 from fault_proxy import UNCHECKED, FaultProxy, evenly
 
-from mdmf_core.errors import ChecksumDiffers, ShardCorrupt, ShardUnfinished, SourceError, SourceRefused
+from mdmf_core.errors import ArtifactError, ChecksumDiffers, ShardCorrupt, ShardUnfinished, SourceError, SourceRefused
 from mdmf_core.records import ExclusionReason, Shard
 from tasks.collections.listing import list_shards
 from tasks.collections.reading import expected_members, open_shard, read_member
@@ -19,7 +19,7 @@ from tasks.storage import checked_reads as reading
 from tasks.storage import retries as faults
 from tasks.storage.checked_reads import VerifiedFile, read_bytes, read_range
 from tasks.storage.filesystems import open_storage
-from tasks.storage.publishing import publish
+from tasks.storage.publishing import new_directory, publish
 from tasks.storage.retries import FaultBudget, may_pass
 
 MB = 2**20
@@ -228,3 +228,41 @@ def test_writes_are_tried_again_and_end_the_same(proxied: FaultProxy, signed_in:
     assert proxied.injected == {fault: 2}
     assert (signed_in / name / "a.json").read_bytes() == b"{}"
     assert (signed_in / name / "b" / "c.bin").read_bytes() == bytes(1000)
+
+
+@pytest.mark.parametrize("where", ["s3", "disk"])
+def test_a_directory_is_new_or_named_by_its_content(signed_in: Path, where: str, tmp_path: Path):
+    at = f"{'s3://corpus' if where == 's3' else signed_in}/published-{where}"
+    folder = signed_in / f"published-{where}"
+    publish(at, {"sub/b.bin": b"b", "card.json": b"{}"}, None)
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {"sub/b.bin", "card.json"}
+    with pytest.raises(ArtifactError, match="exists; what is published does not change"):
+        publish(at, {"card.json": b"[]"}, None)
+    assert (folder / "card.json").read_bytes() == b"{}"
+    if where == "s3":  # a killed writer's leavings are written over
+        publish(at, {"card.json": b"{1}"}, None, named_by_content=True)
+        assert (folder / "card.json").read_bytes() == b"{1}"
+    else:
+        with pytest.raises(SourceError, match="Directory not empty"):
+            publish(at, {"card.json": b"[]"}, None, named_by_content=True)
+        assert (folder / "card.json").read_bytes() == b"{}"
+    assert not list(signed_in.glob("*.tmp"))
+
+
+def test_a_directory_whose_making_fails_is_not_there(signed_in: Path):
+    def fail(at: str) -> None:
+        with new_directory(at, "card.json", None) as folder:
+            Path(folder, "card.json").write_bytes(b"{}")
+            raise KeyError(at)
+
+    for at in ("s3://corpus/failed", str(signed_in / "failed")):
+        with pytest.raises(KeyError):
+            fail(at)
+        assert not (signed_in / "failed").exists()
+
+
+def test_the_card_of_a_directory_arrives_last(proxied: FaultProxy, signed_in: Path):
+    puts: list[str] = []
+    proxied.passed = lambda method, path, sent, received: puts.append(path) if method == "PUT" else None
+    publish("s3://corpus/ordered", {"z.bin": b"z", "b/c.bin": b"c", "card.json": b"{}"}, None)
+    assert [path.partition("/ordered/")[2] for path in puts] == ["b/c.bin", "z.bin", "card.json"]
