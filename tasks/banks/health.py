@@ -202,9 +202,9 @@ def _add_features(
         return
     for kept in read_signatures(path, 256):
         start = 0
-        for key, count in zip(kept.keys, kept.found.counts, strict=True):
+        for key, count in zip(kept.keys, kept.signatures.counts, strict=True):
             domain = domains.get(key)
             if domain is not None and len(recent.setdefault(domain, [])) < _IMAGES:
-                vector = maps[domain].images(kept.found.vectors[start : start + count], [count])[0].numpy()
+                vector = maps[domain].images(kept.signatures.vectors[start : start + count], [count])[0].numpy()
                 recent[domain].append(np.pad(vector, (0, RANK - len(vector))))
             start += count

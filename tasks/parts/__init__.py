@@ -1,1 +1,1 @@
-"""The folder WAREHOUSE.parts: part files, outcomes, kept signatures, plans, leases, on disk or in an object store."""
+"""This room keeps the folder WAREHOUSE.parts, on disk or in an object store: parts, kept signatures, plans and leases."""

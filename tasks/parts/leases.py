@@ -1,13 +1,14 @@
-"""Leases: one live run works on a shard at a time, and what a dead one held is taken over.
+"""Grants leases: one live run works on a shard at a time, and the leases of a dead run are taken over.
 
-Files beside the parts, on disk or in an object store. An owner is a run of a flow in a process, ``owners/RUN.TOKEN.json``,
-kept fresh by a heartbeat. A lease is ``held/SHARD.GENERATION.json``, made whole and only if it is not there: of two who try,
-one wins. The number grows with every owner, and landing refuses rows of a lower one than the warehouse holds: a writer that
-slept through its expiry cannot get past its successor, whatever it believes. So a store that lets both win, since it does not
-heed ``If-None-Match``, costs work that is done twice, and no row; owners say so in the log.
+Leases are files beside the parts, on disk or in an object store. An owner is one run of a flow in one process. Its file
+``owners/RUN.TOKEN.json`` is kept fresh by a heartbeat. A lease is the file ``held/SHARD.GENERATION.json``, which is created
+whole and only if there is none: of two owners that try, one wins. The generation grows with every owner of the shard, and
+landing refuses rows of a lower generation than the warehouse holds. A writer whose lease expired can therefore never undo
+its successor's rows, whatever it believes. A store that ignores ``If-None-Match`` lets both owners win; then work is done
+twice and no row is wrong, and the owners say so in the log.
 
-The process at work may be another than the owner's: a worker of Ray or Dask. When it dies, its owner gives the shard to the
-next one, and the lease counts that as an attempt too.
+The process at work may be a worker of Ray or Dask rather than the owner itself. When a worker dies, the owner gives the shard
+to another one, and the lease counts that as a further attempt.
 """
 
 import errno
@@ -23,28 +24,28 @@ from dataclasses import dataclass
 from typing import Any
 
 from mdmf_core.errors import WarehouseError
-from tasks.parts.process_identity import _machine, _process, _started
+from tasks.parts.process_identity import machine, started, this_process
 from tasks.parts.store import store_of
 
 _log = logging.getLogger(__name__)
-HEARTBEAT = 10.0  # seconds between two signs of life
+HEARTBEAT = 10.0  # seconds between two signs of life of an owner
 EXPIRY = 60.0  # seconds of silence after which an owner counts as dead
-MOST_ATTEMPTS = 5  # owners and their workers that may die on one shard before it is set aside
+MOST_ATTEMPTS = 5  # owners and workers that may die while they work on one shard; then it is set aside
 
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to land a shard's rows, until a higher generation lands."""
+    """The right to land a shard's rows, until rows of a higher generation land."""
 
-    shard: str  # name of its part
+    shard: str  # name of the shard's work
     generation: int
-    attempts: int  # owners and workers so far that took it, this one included, since somebody last finished it
-    lost: float = 0.0  # seconds that the earlier of them were at it, up to their last sign of life
+    attempts: int  # owners and workers that took the shard since one last finished it, this one included
+    lost: float = 0.0  # seconds that the earlier attempts lasted, up to their last sign of life
 
 
 @dataclass(frozen=True)
 class HeldElsewhere:
-    """Somebody else is at work on the shard, and alive."""
+    """Another live owner holds the lease on the shard."""
 
     run_id: str
     host: str
@@ -52,22 +53,22 @@ class HeldElsewhere:
 
 
 def run_of(owner: str) -> str:
-    """The run of an owner."""
+    """Gives the id of an owner's run."""
     return owner.partition(".")[0]
 
 
 @contextmanager
 def owner(folder: str, run_id: str, heartbeat: float = HEARTBEAT) -> Iterator[str]:
-    """Registers this process as an owner and keeps it alive for the length of the block; its name.
+    """Registers this process as an owner, keeps it fresh for the length of the block, and gives the owner's name.
 
-    When the block ends, however it ends, its leases are free again and nobody's attempt.
+    When the block ends, well or badly, the owner's leases are removed, and none of them counts as an attempt.
 
     Raises:
         WarehouseError: the folder cannot be written.
     """
     name = f"{run_id}.{uuid.uuid4().hex[:8]}"
     path, store = _owner_path(folder, name), store_of(folder)
-    process = _process()
+    process = this_process()
     try:
         store.create(path, json.dumps(process).encode())
         heeded = store.heeds_create(path)
@@ -86,7 +87,7 @@ def owner(folder: str, run_id: str, heartbeat: float = HEARTBEAT) -> Iterator[st
         beats = 0
         while not stop.wait(heartbeat):
             beats += 1
-            with suppress(Exception):  # a full disk or a lost store must not kill the run; silence says enough
+            with suppress(Exception):  # a full disk or a lost store must not end the run; others notice the silence
                 store.freshen(path, json.dumps(process | {"beats": beats}).encode())
 
     thread = threading.Thread(target=beat, name="lease heartbeat", daemon=True)
@@ -103,14 +104,15 @@ def owner(folder: str, run_id: str, heartbeat: float = HEARTBEAT) -> Iterator[st
 
 
 def acquire(folder: str, shard: str, name: str, floor: int, expiry: float = EXPIRY) -> Lease | HeldElsewhere:
-    """The lease on a shard for the owner ``name`` and this process, or who holds it.
+    """Takes the lease on a shard for the owner ``name`` and this process, or tells who holds it.
 
     Args:
         shard: name of the shard's work, without dots.
-        floor: generation of the shard's newest rows in the warehouse; the lease's is higher.
-        expiry: seconds. An owner on another machine is watched for so long before it counts as dead, since clocks differ.
+        floor: generation of the shard's newest rows in the warehouse; the lease's generation is higher.
+        expiry: seconds of silence after which an owner counts as dead. An owner on another machine is watched for that long,
+            since clocks differ.
     """
-    store, worker = store_of(folder), _process()
+    store, worker = store_of(folder), this_process()
     while True:
         before = _newest(folder, shard)
         attempts, lost = 1, 0.0
@@ -135,32 +137,32 @@ def acquire(folder: str, shard: str, name: str, floor: int, expiry: float = EXPI
 
 
 def release(folder: str, shard: str, generation: int) -> None:
-    """Gives a lease back once its rows are landed, or nothing is to land."""
+    """Gives a lease back, once its rows are landed or there is nothing to land."""
     store_of(folder).remove(_held_path(folder, shard, generation))
 
 
 def dead_owners(folder: str, expiry: float = EXPIRY) -> list[str]:
-    """Owners that ended without a word."""
+    """Lists the owners whose process ended without removing them."""
     names = _owners(folder)
     for name in names:
-        _observe(_owner_path(folder, name))  # so that the watch over all of them begins now
+        _observe(_owner_path(folder, name))  # all of them are watched from now on, so that the waits overlap
     return [name for name in names if not _alive(folder, name, expiry)]
 
 
 def live_runs(folder: str, expiry: float = EXPIRY) -> set[str]:
-    """Runs with a live owner."""
+    """Lists the runs that have a live owner."""
     return {run_of(name) for name in _owners(folder) if _alive(folder, name, expiry)}
 
 
 def forget(folder: str, name: str) -> None:
-    """Removes a dead owner. Its leases stay, free to take, for their count of attempts."""
+    """Removes a dead owner. Its leases stay, free to be taken, because they count the attempts."""
     store_of(folder).remove(_owner_path(folder, name))
 
 
 def _seconds_at_it(folder: str, record: dict[str, Any], ours: bool) -> float:
-    """How long a dead attempt lasted: to its owner's last sign of life, or until now if only the owner's worker died.
+    """Tells how many seconds a dead attempt lasted: to its owner's last sign of life, or until now if only a worker died.
 
-    Nothing if the owner is forgotten already; clocks of several machines may differ.
+    It is 0 if the owner was removed already; it is an estimate, since the clocks of machines differ.
     """
     if not record:
         return 0.0
@@ -174,15 +176,15 @@ def _alive(folder: str, name: str, expiry: float) -> bool:
     record = _read(path)
     if not record:
         return False
-    if record["machine"] == _machine():
-        if _started(record["pid"]) != record["started"]:
+    if record["machine"] == machine():
+        if started(record["pid"]) != record["started"]:
             return False
         silent = store_of(path).silent(path)
         if silent is not None:
             return silent < expiry
         if record["pid"] == os.getpid():
             return True
-    # The clock of another machine, or of a store, may be wrong, so that only a change that is seen counts.
+    # The clock of another machine or of a store may be wrong, so that only a change which this process sees counts.
     while True:
         seen = _observe(path)
         if seen is None or time.monotonic() - seen.at > expiry:
@@ -194,7 +196,7 @@ def _alive(folder: str, name: str, expiry: float) -> bool:
 
 @dataclass(frozen=True)
 class _Observation:
-    """When this process first saw an owner's newest sign of life, and whether it saw an older one before."""
+    """An owner's newest sign of life, when this process first saw it, and whether it saw an older one before."""
 
     sign: str
     at: float
@@ -215,7 +217,7 @@ def _observe(path: str) -> _Observation | None:
 
 
 def _newest(folder: str, shard: str) -> tuple[int, dict[str, Any]] | None:
-    """Generation and record of the newest lease; an empty record when it went away meanwhile."""
+    """Reads generation and record of a shard's newest lease; the record is empty if the file was removed meanwhile."""
     generations = [int(os.path.basename(path).split(".")[1]) for path in _files(folder, "held", f"{shard}.")]
     if not generations:
         return None
@@ -233,8 +235,8 @@ def _owners(folder: str) -> list[str]:
 
 
 def _files(folder: str, kind: str, prefix: str = "") -> list[str]:
-    found = store_of(folder).entries(os.path.join(folder, kind), prefix)
-    return [entry.path for entry in found if entry.path.endswith(".json")]
+    entries = store_of(folder).entries(os.path.join(folder, kind), prefix)
+    return [entry.path for entry in entries if entry.path.endswith(".json")]
 
 
 def _owner_path(folder: str, name: str) -> str:

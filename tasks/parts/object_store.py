@@ -1,8 +1,8 @@
-"""Parts, plans and leases in an object store that several machines share.
+"""Stores parts, plans and leases in an object store that several machines share.
 
-Small files are made by a PUT with ``If-None-Match: *``, which not every store heeds; ``heeds_create`` asks it. Large ones are
-written to a local file and uploaded whole: an upload in several pieces appears when it completes. Their sha256 travels along
-as metadata, so that nobody has to read a part again to name it.
+A small file is created by a PUT with ``If-None-Match: *``, which some stores ignore; ``heeds_create`` finds out. A large file
+is written to a local file first and uploaded whole: an upload in several pieces appears when it completes. Its sha256 is
+uploaded as metadata, so that a part need not be read again to learn its digest.
 """
 
 import os
@@ -36,7 +36,7 @@ class Entry:
 
 
 class Objects:
-    """URLs."""
+    """The parts store in an object store; every path is a URL."""
 
     def exists(self, path: str) -> bool:
         return _info(path) is not None
@@ -54,7 +54,7 @@ class Objects:
         return _asked(path, read)
 
     def create(self, path: str, data: bytes) -> None:
-        """A PUT whose answer got lost and that is tried again finds its own data, and that is no refusal."""
+        """Creates a file. If the answer to a PUT was lost, the next try finds its own data, and that counts as created."""
         try:
             self._create(path, data)
         except FileExistsError:
@@ -95,7 +95,7 @@ class Objects:
         return None if entry is None else f"{fingerprint(entry)} {entry.get('LastModified')}"
 
     def silent(self, path: str) -> float | None:
-        """Not by the store's clock, which may be wrong, or ours."""
+        """Gives None: this machine's clock and the store's may differ."""
         return None
 
     def remove(self, path: str) -> None:
@@ -147,19 +147,19 @@ class Objects:
     def digest(self, path: str) -> str | None:
         filesystem, key = open_storage(path)
 
-        def told() -> str | None:
+        def metadata() -> str | None:
             try:
-                found: str = filesystem.metadata(key).get(_SHA256, "") if is_s3(filesystem) else ""
-                return found
+                told: str = filesystem.metadata(key).get(_SHA256, "") if is_s3(filesystem) else ""
+                return told
             except FileNotFoundError:
                 return None
 
-        found = _asked(path, told)
-        if found != "":
-            return found
+        digest = _asked(path, metadata)
+        if digest != "":
+            return digest
         if not self.exists(path):
             return None
-        with self.near(path) as copy:  # written by something that keeps no metadata
+        with self.near(path) as copy:  # the file has no such metadata: another program wrote it, or the store keeps none
             return file_sha256(copy)
 
 
@@ -178,7 +178,7 @@ def _info(path: str) -> dict[str, Any] | None:
 
 @reading_again
 def _download(path: str, copy: str) -> None:
-    """Goes on where a read broke, and compares the MD5 at the end where the store has one."""
+    """Downloads a file. A broken read goes on where it broke; if the store has an MD5, it is compared at the end."""
     raw = VerifiedFile(*open_storage(path), FaultBudget.of_shard(), checksummed=True)
     with raw, open(copy, "wb") as file:
         shutil.copyfileobj(raw, file, _BLOCK)
@@ -197,7 +197,7 @@ def _asked(path: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwarg
 
 @contextmanager
 def _warehouse_errors() -> Iterator[None]:
-    """What the store of the parts refuses is no fault of the shard that is being read."""
+    """Turns what the store of the parts refuses into a WarehouseError: it is no fault of the shard that is being read."""
     try:
         yield
     except (SourceError, ShardUnfinished) as error:

@@ -1,4 +1,4 @@
-"""Work, WorkKey, ShardOutcome: what tasks pass on."""
+"""Defines the small records that tasks pass on: Work, WorkKey and ShardOutcome."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -11,7 +11,7 @@ from mdmf_core.scoring.stage_costs import StageCosts
 
 @dataclass(frozen=True)
 class WorkKey:
-    """What a score depends on beside the shard: whole sha256 digests."""
+    """Everything that a score depends on beside the shard, as whole sha256 digests."""
 
     scorer_id: str
     bank_id: str
@@ -19,22 +19,22 @@ class WorkKey:
 
     @property
     def ids(self) -> list[str]:
-        """As the tables have them: the first 128 bits as UUIDs, in the order of the fields."""
+        """The ids of the tables: the first 128 bits of each digest as a UUID, in the order of the fields."""
         return [str(short_id(digest)) for digest in (self.scorer_id, self.bank_id, self.calibration_id)]
 
 
 @dataclass(frozen=True)
 class Work:
-    """One shard of a plan."""
+    """One shard of a plan, and what is to be done with it."""
 
     shard: Shard
-    generation: int  # of its newest rows in the warehouse, 0 = none
-    retry: tuple[str, ...] = ()  # read only the members that were excluded for these reasons; empty = all members
+    generation: int  # that of the shard's newest rows in the warehouse, 0 = there are none
+    retry: tuple[str, ...] = ()  # reasons; only members that were excluded for one of them are read, all if it is empty
 
 
 @dataclass(frozen=True)
 class ShardOutcome:
-    """What became of one shard, small enough to pass between tasks. ``part`` is a path, None unless complete.
+    """The result of one shard, small enough to pass between tasks. ``part`` is a path or URL, None unless it is complete.
 
     A reason of a deferred or failed shard begins with its class and a colon: ``storage``, ``unfinished``, ``corrupt``,
     ``killed`` or ``error``.
@@ -44,7 +44,7 @@ class ShardOutcome:
     kind: str
     size_bytes: int
     fingerprint: str
-    state: str  # complete | deferred | failed | elsewhere (another run is at it)
+    state: str  # complete | deferred | failed | elsewhere (another run holds its lease)
     reason: str | None
     digest: str | None
     members: int
@@ -53,33 +53,33 @@ class ShardOutcome:
     seconds: float
     run_id: str
     part: str | None
-    part_sha256: str | None = None  # of the part's file
-    generation: int = 0  # of the lease under which it was made
-    costs: dict[str, Any] | None = None  # of the stages, as ``StageCosts.record`` has them; None = nobody looked
-    lost: float = 0.0  # seconds of attempts that died at it and left nothing
+    part_sha256: str | None = None  # digest of the part's file
+    generation: int = 0  # number of the lease under which the part was made
+    costs: dict[str, Any] | None = None  # costs of the stages as ``StageCosts.record`` writes them; None = not measured
+    lost: float = 0.0  # seconds of attempts at the shard whose process died and left nothing
 
 
 def without_part(shard: Shard, state: str, reason: str, run_id: str, seconds: float = 0.0) -> ShardOutcome:
-    """The outcome of a shard that gave no rows."""
+    """Makes the outcome of a shard that gave no rows."""
     return ShardOutcome(
         shard.url, shard.kind, max(shard.size_bytes, 0), shard.fingerprint, state, reason, None, 0, 0, 0, seconds, run_id, None
     )
 
 
 def costs_of(outcomes: Iterable[ShardOutcome], run_id: str) -> StageCosts:
-    """What the stages of these shards cost together in one run, which may have found parts that another one finished."""
+    """Adds up what the stages cost in one run; parts that another run finished are left out."""
     ours = (outcome.costs for outcome in outcomes if outcome.run_id == run_id)
     return sum((StageCosts.from_record(costs) for costs in ours if costs), StageCosts())
 
 
 def work_name(url: str, key: WorkKey) -> str:
-    """Under which one run at a time works on a shard, whatever its content."""
+    """Names the work on a shard, whatever its content: one run at a time holds the lease of that name."""
     return str(short_id(digest_of({"url": url} | asdict(key))))
 
 
 def wasted_seconds(outcomes: Iterable[ShardOutcome]) -> float:
-    """Device seconds of scoring whose rows did not land: of dead attempts, and of shards that were deferred or failed.
+    """Adds up the device seconds whose rows did not land: dead attempts, and shards that were deferred or failed.
 
-    Dead attempts are booked by the run that finishes their shard, whichever run they were part of, each of them once.
+    A dead attempt is counted once, by the run that finishes its shard, whichever run the attempt was part of.
     """
     return sum(outcome.lost + (outcome.seconds if outcome.state in ("deferred", "failed") else 0.0) for outcome in outcomes)

@@ -1,4 +1,4 @@
-"""Parts: one immutable Parquet file per shard, one row per member, written before anything is visible."""
+"""Writes and reads parts: one immutable Parquet file per shard, one row per member, finished before any row is landed."""
 
 import json
 import os
@@ -19,8 +19,8 @@ from tasks.storage.filesystems import is_remote
 from tasks.storage.local_files import file_sha256
 
 _METADATA = b"mdmf"
-_GROUP_ROWS, _GROUP_TEXT = 4096, 16 * 2**20  # of a row group, about: rows, or characters of captions and the like
-_NOT_INSIDE = ("part", "part_sha256", "generation", "lost")  # what a part cannot say of itself
+_GROUP_ROWS, _GROUP_TEXT = 4096, 16 * 2**20  # rows, or characters of captions and the like, in a row group, about
+_NOT_INSIDE = ("part", "part_sha256", "generation", "lost")  # fields of an outcome that its part does not record
 SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
@@ -54,24 +54,24 @@ SCHEMA = pa.schema(
 
 
 def part_path(folder: str, shard: Shard, key: WorkKey) -> str:
-    """Where the part of this shard content under this key lies; the same for every run."""
+    """Gives the path of the part of this shard content under this key; every run finds it there."""
     name = short_id(digest_of({"url": shard.url, "size": shard.size_bytes, "fingerprint": shard.fingerprint} | asdict(key)))
     return os.path.join(folder, "scores", f"{name}.parquet")
 
 
 def list_parts(folder: str) -> list[str]:
-    """Every part, by name; in an object store one request per thousand."""
-    found = store_of(folder).entries(os.path.join(folder, "scores"))
-    return [entry.path for entry in found if entry.path.endswith(".parquet")]
+    """Lists every part, sorted by name; an object store is asked once per thousand."""
+    entries = store_of(folder).entries(os.path.join(folder, "scores"))
+    return [entry.path for entry in entries if entry.path.endswith(".parquet")]
 
 
 def finished_part(path: str) -> ShardOutcome | None:
-    """The outcome that an earlier run left in ``path`` before it could land it; None if there is none.
+    """Reads the outcome of the part that lies under ``path``; None if there is no part.
 
-    From an object store comes the end of the file alone: the digest is the one that travelled with it.
+    An object store is asked for the end of the file alone: the digest is in the metadata with which the part was uploaded.
 
     Raises:
-        PartDamaged: it is no whole part.
+        PartDamaged: the file is no whole part.
     """
     with _damage(path):
         digest = store_of(path).digest(path)
@@ -83,9 +83,9 @@ def finished_part(path: str) -> ShardOutcome | None:
 
 @contextmanager
 def part_at_hand(path: str) -> Iterator[ShardOutcome]:
-    """The outcome that a part records, for the length of the block with a local file as its ``part``.
+    """Reads the outcome of a part; for the length of the block, the outcome's ``part`` is a local file.
 
-    Every byte is read: the digest is computed from that local file, which is a copy where the part lies in an object store.
+    Every byte is read: the digest is computed from that local file, which is a copy if the part lies in an object store.
 
     Raises:
         PartDamaged: the file is no whole part.
@@ -98,7 +98,7 @@ def part_at_hand(path: str) -> Iterator[ShardOutcome]:
 
 @contextmanager
 def at_hand(outcome: ShardOutcome) -> Iterator[ShardOutcome]:
-    """The outcome, for the length of the block with a local file as its ``part``.
+    """Gives the outcome of a part that is to be landed; for the length of the block, its ``part`` is a local file.
 
     A part in an object store may have been overwritten by a run whose lease expired. Its outcome is therefore read from the
     local copy itself, so that rows, counts and digest belong to one file.
@@ -141,16 +141,17 @@ class PartWriter:
     def __init__(self, writer: pq.ParquetWriter) -> None:
         self._writer = writer
         self._rows: list[dict[str, Any]] = []
-        self._text = 0  # characters in them that can be many
+        self._text = 0  # characters in their long fields
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Takes further rows."""
         self._rows += rows
         self._text += sum(len(row.get(name) or "") for row in rows for name in ("caption", "sidecar", "detail"))
         if len(self._rows) >= _GROUP_ROWS or self._text >= _GROUP_TEXT:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what was gathered."""
+        """Writes the rows that were gathered."""
         if self._rows:
             self._writer.write_table(pa.Table.from_pylist(self._rows, schema=SCHEMA))
         self._rows, self._text = [], 0
@@ -164,7 +165,7 @@ class PartWriter:
 
 @contextmanager
 def part_writer(path: str) -> Iterator[PartWriter]:
-    """A part that appears under ``path`` only if the block ends well, whole and fsynced; nothing stays otherwise."""
+    """Opens a part that appears under ``path``, whole and synced, only if the block ends well; otherwise nothing stays."""
     with writing(path) as sink, pq.ParquetWriter(sink, SCHEMA, compression="zstd") as writer:
         part = PartWriter(writer)
         yield part

@@ -1,4 +1,4 @@
-"""Plans: what a run has to do, one Parquet object, written while the source is listed and read group by group."""
+"""Writes and reads plans: the work of a run in one Parquet file, written while the source is listed, read group by group."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from mdmf_core.records import Shard
 from tasks.parts.outcome import Work
 from tasks.parts.store import opened, writing
 
-_ROWS = 2000  # shards that lie in one row group of the file, about: what is read at once, and all that is ever held
+_ROWS = 2000  # shards in one row group of the file, about; one row group is all that is ever held in memory
 _METADATA = b"mdmf"
 _SCHEMA = pa.schema(
     [("url", pa.string()), ("kind", pa.string()), ("size_bytes", pa.int64()), ("fingerprint", pa.string()),
@@ -25,7 +25,7 @@ _Item = TypeVar("_Item")
 
 
 def batched(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
-    """The items in lists of ``size``; the last may be shorter.
+    """Cuts the items into lists of ``size``; the last may be shorter.
 
     >>> list(batched("abcde", 2))
     [['a', 'b'], ['c', 'd'], ['e']]
@@ -36,10 +36,13 @@ def batched(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
 
 
 def write_plan(path: str, work: Iterable[Work], size: int) -> int:
-    """Writes a plan as its work comes, one row per shard, so that tasks are passed a path and a number; how many groups.
+    """Writes a plan while its work is listed, one row per shard. A task is then passed the plan's path and a group's number.
 
     Args:
-        size: shards of a group.
+        size: shards in a group.
+
+    Returns:
+        The number of groups.
     """
     together, written = max(1, _ROWS // size), 0
     with (
@@ -47,16 +50,16 @@ def write_plan(path: str, work: Iterable[Work], size: int) -> int:
         # Groups are found by their number: without statistics the footer of a million shards stays small.
         pq.ParquetWriter(sink, _SCHEMA, compression="zstd", write_statistics=False) as writer,
     ):
-        for some in batched(work, size * together):
-            rows = [_row(one, written + number // size) for number, one in enumerate(some)]
+        for batch in batched(work, size * together):
+            rows = [_row(one, written + number // size) for number, one in enumerate(batch)]
             writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), row_group_size=len(rows))
-            written += -(-len(some) // size)
+            written += -(-len(batch) // size)
         writer.add_key_value_metadata({_METADATA: json.dumps({"together": together}).encode()})
     return written
 
 
 def read_plan(path: str, group: int) -> list[Work]:
-    """One group of a plan; no other row group is read."""
+    """Reads one group of a plan; no other row group is read."""
     with opened(path) as source, pq.ParquetFile(source) as file:
         together = json.loads(file.metadata.metadata[_METADATA])["together"]
         rows = file.read_row_group(group // together)

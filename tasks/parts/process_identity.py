@@ -1,25 +1,25 @@
-"""Who a process is: machine, process id and start time, so that a lease names exactly one process."""
+"""Identifies a process by machine, process id and start time, so that a lease names exactly one process."""
 
 import os
 import socket
 from typing import Any
 
 
-def _process() -> dict[str, Any]:
-    """Which process this is, among those of all machines."""
-    return {"host": socket.gethostname(), "machine": _machine(), "pid": os.getpid(), "started": _started(os.getpid())}
+def this_process() -> dict[str, Any]:
+    """Identifies this process among those of all machines."""
+    return {"host": socket.gethostname(), "machine": machine(), "pid": os.getpid(), "started": started(os.getpid())}
 
 
-def _machine() -> str:
-    """Tells machines and containers apart, so that a process id is only looked up where it means something."""
+def machine() -> str:
+    """Names this machine or container, because a process id means something only there."""
     try:
         return f"{socket.gethostname()} {os.stat('/proc/self/ns/pid').st_ino}"
     except OSError:
         return socket.gethostname()
 
 
-def _started(pid: int) -> str | None:
-    """When a process of this machine began, so that another one under its id is not taken for it; None = it is gone."""
+def started(pid: int) -> str | None:
+    """Tells when a process of this machine began; None = it is gone. A later process under the same id began later."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             fields = file.read().rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""Signatures on disk: one Parquet file per shard and scorer, so that a new bank needs no backbone."""
+"""Keeps signatures in one Parquet file per shard and scorer, so that scores by a new bank need no backbone."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -28,48 +28,49 @@ _SCHEMA = pa.schema(
 
 
 def signatures_path(folder: str, url: str, size_bytes: int, fingerprint: str, scorer_id: str) -> str:
-    """Where the signatures of this shard content by this scorer lie."""
+    """Gives the path of the signatures that this scorer made of this shard content."""
     name = short_id(digest_of({"url": url, "size": size_bytes, "fingerprint": fingerprint, "scorer_id": scorer_id}))
     return os.path.join(folder, "signatures", f"{name}.parquet")
 
 
 def is_kept(shard: Shard, share: float) -> bool:
-    """Whether the signatures of a shard are kept, when this share of all shards is; the same in every run."""
+    """Decides whether a shard is among the share of shards whose signatures are kept; every run decides alike."""
     return int(digest_of({"url": shard.url})[:8], 16) < share * 2**32
 
 
 class SignatureWriter:
-    """Takes the signatures of images batch by batch."""
+    """Writes the signatures of images batch by batch."""
 
     def __init__(self, writer: pq.ParquetWriter) -> None:
         self._writer = writer
 
-    def write(self, keys: Sequence[str], sha256s: Sequence[str], found: Signatures) -> None:
-        vectors = [part.half().cpu().numpy().tobytes() for part in torch.split(found.vectors, found.counts)]
-        embeddings = [row.tobytes() for row in found.embeddings.half().cpu().numpy()]
+    def write(self, keys: Sequence[str], sha256s: Sequence[str], signatures: Signatures) -> None:
+        """Writes the signatures of the images with these keys and digests, in their order."""
+        vectors = [part.half().cpu().numpy().tobytes() for part in torch.split(signatures.vectors, signatures.counts)]
+        embeddings = [row.tobytes() for row in signatures.embeddings.half().cpu().numpy()]
         self._writer.write_table(
-            pa.table([list(keys), list(sha256s), found.counts, vectors, embeddings], schema=_SCHEMA),
+            pa.table([list(keys), list(sha256s), signatures.counts, vectors, embeddings], schema=_SCHEMA),
         )
 
 
 @contextmanager
 def signature_writer(path: str) -> Iterator[SignatureWriter]:
-    """A file that appears under ``path`` only if the block ends well."""
+    """Opens a file of signatures that appears under ``path`` only if the block ends well."""
     with writing(path) as sink, pq.ParquetWriter(sink, _SCHEMA, compression="zstd") as writer:
         yield SignatureWriter(writer)
 
 
 @dataclass(frozen=True)
 class KeptSignatures:
-    """Some images' signatures, with their keys."""
+    """The kept signatures of some images, with the keys and digests of these images."""
 
     keys: list[str]
     sha256s: list[str]
-    found: Signatures
+    signatures: Signatures
 
 
 def read_signatures(path: str, images: int) -> Iterator[KeptSignatures]:
-    """Batches of at most ``images``, in the order of the shard.
+    """Reads kept signatures in the order of the shard, at most ``images`` at a time.
 
     Raises:
         WarehouseError: the file is damaged.
@@ -81,11 +82,11 @@ def read_signatures(path: str, images: int) -> Iterator[KeptSignatures]:
                 counts = columns["patches"]
                 flat = np.frombuffer(b"".join(columns["vectors"]), dtype=np.float16)
                 wide = np.frombuffer(b"".join(columns["embedding"]), dtype=np.float16)
-                found = Signatures(
+                signatures = Signatures(
                     torch.from_numpy(flat.reshape(sum(counts), -1).astype(np.float32)),
                     counts,
                     torch.from_numpy(wide.reshape(len(counts), -1).astype(np.float32)),
                 )
-                yield KeptSignatures(columns["key"], columns["sha256"], found)
+                yield KeptSignatures(columns["key"], columns["sha256"], signatures)
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise WarehouseError(f"signatures {path} are damaged ({error}); remove the file") from error

@@ -1,7 +1,8 @@
-"""Where parts, plans and leases lie: on disk beside the warehouse, or under a prefix of an object store that machines share.
+"""Stores parts, plans and leases: on disk beside the warehouse, or in an object store that several machines share.
 
-Both keep the same promises: a file is whole or not there, and of two who create the same name one wins. On disk that is a
-flush and a rename, or a hard link; in an object store (`objects.py`) one request, or one that completes an upload.
+Both stores promise that a file is whole or not there, and that of two processes which create one name, one wins. The disk
+keeps these promises by a flush and a rename, or a hard link; an object store by one request, or by one that completes an
+upload (`object_store.py`).
 """
 
 import os
@@ -17,53 +18,58 @@ from tasks.storage.local_files import HashedFile, atomic_path, file_sha256
 
 
 class PartStore(Protocol):
-    """Files by path or URL. What a disk refuses is an OSError, what an object store refuses a WarehouseError."""
+    """Files by path or URL. A disk that refuses raises an OSError, an object store a WarehouseError."""
 
-    def exists(self, path: str) -> bool: ...
+    def exists(self, path: str) -> bool:
+        """Tells whether there is such a file."""
 
     def read(self, path: str) -> bytes | None:
-        """A small file; None without one."""
+        """Reads a small file; None if there is none."""
 
     def create(self, path: str, data: bytes) -> None:
-        """A small file, whole, and never over another's; raises FileExistsError."""
+        """Writes a small file whole; raises FileExistsError if there is one already."""
 
     def heeds_create(self, path: str) -> bool:
-        """Whether ``create`` refuses a file that is there, as this one is."""
+        """Tells whether ``create`` refuses ``path``, a file that exists."""
 
     def freshen(self, path: str, data: bytes) -> None:
-        """Changes the ``sign`` of one's own file, in one try. ``data`` is what it may hold from now on, each time another."""
+        """Changes the ``sign`` of a file, in one try. The file may hold ``data`` from now on, which differs each time."""
 
     def sign(self, path: str) -> str | None:
-        """What every ``freshen`` changes; None without a file."""
+        """Reads the text that every ``freshen`` changes; None if there is no file."""
 
     def silent(self, path: str) -> float | None:
-        """Seconds since the last sign, where that can be told by this machine's clock; None elsewhere, or without a file."""
+        """Tells how many seconds ago a file was freshened; None if this machine's clock cannot tell, or there is no file."""
 
     def remove(self, path: str) -> None:
-        """Nothing happens without a file."""
+        """Removes a file, if there is one."""
 
-    def rename(self, path: str, to: str) -> None: ...
+    def rename(self, path: str, to: str) -> None:
+        """Gives a file another name."""
 
     def entries(self, folder: str, prefix: str = "") -> list[Entry]:
-        """The files of a folder whose names begin so, by name; none without a folder."""
+        """Lists the files of a folder whose names begin with ``prefix``, sorted; there are none if there is no folder."""
 
-    def writing(self, path: str) -> AbstractContextManager[HashedFile]: ...
+    def writing(self, path: str) -> AbstractContextManager[HashedFile]:
+        """Opens a file that appears whole when the block ends well, as the function ``writing`` below."""
 
-    def near(self, path: str) -> AbstractContextManager[str]: ...
+    def near(self, path: str) -> AbstractContextManager[str]:
+        """Gives a local file with all the bytes, as the function ``near`` below."""
 
-    def opened(self, path: str) -> AbstractContextManager[IO[bytes]]: ...
+    def opened(self, path: str) -> AbstractContextManager[IO[bytes]]:
+        """Opens a file for reading ranges, as the function ``opened`` below."""
 
     def digest(self, path: str) -> str | None:
-        """The sha256 with which the file was written, for which an object store need not send it; None without a file."""
+        """Tells the sha256 with which a file was written; an object store need not send the file. None if there is no file."""
 
 
 def store_of(path: str) -> PartStore:
-    """The store of a path or a URL. Object stores take the AWS variables: where leases are, no storage block is known."""
+    """Chooses the store of a path or URL. Object stores take the AWS variables: a storage block belongs to the corpus alone."""
     return _OBJECTS if is_remote(path) else _DISK
 
 
 def exists(path: str) -> bool:
-    """Whether there is such a file."""
+    """Tells whether there is such a file."""
     return store_of(path).exists(path)
 
 
@@ -73,7 +79,9 @@ def remove(path: str) -> None:
 
 
 def writing(path: str) -> AbstractContextManager[HashedFile]:
-    """An open file that appears under ``path`` (or URL) when the block ends well, whole, and nowhere otherwise.
+    """Opens a file that appears whole under ``path`` (or URL) when the block ends well, and nowhere otherwise.
+
+    It is hashed while it is written, from start to end.
 
     Raises:
         WarehouseError: the disk is full or read-only, or the store does not take it.
@@ -82,25 +90,25 @@ def writing(path: str) -> AbstractContextManager[HashedFile]:
 
 
 def near(path: str) -> AbstractContextManager[str]:
-    """A local file with all the bytes for the length of the block: the file itself, or a copy from the store.
+    """Gives a local file with all the bytes, for the length of the block: the file itself, or a copy from the store.
 
     Raises:
-        WarehouseError: the store does not give it.
+        WarehouseError: the store does not give the file.
     """
     return store_of(path).near(path)
 
 
 def opened(path: str) -> AbstractContextManager[IO[bytes]]:
-    """A file of which some ranges are read, as they are asked for.
+    """Opens a file of which only some ranges are read.
 
     Raises:
-        WarehouseError: the store does not give it.
+        WarehouseError: the store does not give the file.
     """
     return store_of(path).opened(path)
 
 
 class _Disk:
-    """Paths."""
+    """The parts store on a local disk."""
 
     def exists(self, path: str) -> bool:
         return os.path.exists(path)
@@ -113,7 +121,7 @@ class _Disk:
             return None
 
     def create(self, path: str, data: bytes) -> None:
-        """By a hard link, which one of two who try gets."""
+        """Writes the file under a temporary name and links it: of two processes that try, one gets the hard link."""
         os.makedirs(os.path.dirname(path), exist_ok=True)
         temporary = f"{path}.{uuid.uuid4().hex}.tmp"
         with open(temporary, "wb") as file:
@@ -130,7 +138,7 @@ class _Disk:
 
     def freshen(self, path: str, data: bytes) -> None:
         now = time.time()
-        os.utime(path, (now, now))  # of this clock, whatever a file server's says
+        os.utime(path, (now, now))  # by this machine's clock, since a file server's may differ
 
     def sign(self, path: str) -> str | None:
         try:
@@ -152,14 +160,14 @@ class _Disk:
         os.replace(path, to)
 
     def entries(self, folder: str, prefix: str = "") -> list[Entry]:
-        found = []
+        files = []
         with suppress(FileNotFoundError):
             for name in sorted(os.listdir(folder)):
                 path = os.path.join(folder, name)
-                with suppress(FileNotFoundError):  # gone since
+                with suppress(FileNotFoundError):  # removed since it was listed
                     if name.startswith(prefix):
-                        found.append(Entry(path, os.path.getmtime(path)))
-        return found
+                        files.append(Entry(path, os.path.getmtime(path)))
+        return files
 
     @contextmanager
     def writing(self, path: str) -> Iterator[HashedFile]:

@@ -95,7 +95,7 @@ def _scores(path: str, shard: Shard, setup: ScoringSetup, part: str) -> Iterator
     shapes = _shapes(part)
     now = datetime.now(UTC)
     for kept in read_signatures(path, _BATCH):
-        found = setup.scorer.score(kept.found, [next(shapes) for _ in kept.keys], setup.bank, setup.calibration)
+        found = setup.scorer.score(kept.signatures, [next(shapes) for _ in kept.keys], setup.bank, setup.calibration)
         for sha256, score in zip(kept.sha256s, found, strict=True):
             yield sha256, asdict(score) | {"scored_at": now}
 

@@ -1,1 +1,1 @@
-"""Bytes wherever they lie: file systems, retries with a budget, verified reads, S3 pages, publishing whole files."""
+"""This room reads, lists and writes bytes on the local disk and in stores: with retries, verified, and whole or not at all."""

@@ -1,4 +1,4 @@
-"""Files of a store that go on after a broken read, and are checked against what the store says of them."""
+"""Reads files of a store: a broken read goes on where it broke, and the bytes are checked against what the store says."""
 
 import hashlib
 import io
@@ -20,15 +20,15 @@ _BLOCK = 8 * 2**20
 
 
 class VerifiedFile(io.RawIOBase):
-    """A file whose reads give all that was asked for, or raise. It spends the budget on faults.
+    """A file whose reads give everything that was asked for, or raise; faults are charged to a budget.
 
     Args:
         listed: size and fingerprint that the file must have; None = those that it has now.
-        checksummed: whether ``verify`` will compare the MD5 of a file that was read through.
+        checksummed: whether ``verify`` compares the MD5 of a file that was read from start to end.
 
     Raises, on opening and reading:
         SourceError: the budget is spent, or the store says no.
-        ShardUnfinished: the file is another one by now.
+        ShardUnfinished: the file was replaced by another one meanwhile.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class VerifiedFile(io.RawIOBase):
         self._hashing: Future[None] | None = None
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._position = self._hashed = 0  # hashed: how far the file was read from its start on, without a gap
-        found = self._state()
-        self._listed = listed or found
-        self._require_unchanged(found)
+        current = self._state()
+        self._listed = listed or current
+        self._require_unchanged(current)
         self.size, tag = self._listed
         self._ranges = S3Ranges(filesystem, path, tag) if is_s3(filesystem) else FileRanges(filesystem, path)
         self._checksummed = checksummed and isinstance(self._ranges, S3Ranges) and self._ranges.etag_may_be_md5
@@ -93,7 +93,7 @@ class VerifiedFile(io.RawIOBase):
             self._hash(bytes(view), end)
 
     def _hash(self, data: bytes, end: int) -> None:
-        """MD5 is slower than a good line, so that it runs beside the reading, one block behind."""
+        """Hashes in a thread, one block behind the reading, because MD5 is slower than a fast network."""
         self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="checksum")
         if self._hashing is not None:
             self._hashing.result()
@@ -107,11 +107,11 @@ class VerifiedFile(io.RawIOBase):
         super().close()
 
     def verify(self) -> None:
-        """To be called at the end.
+        """Checks what was read; it is called when reading has ended.
 
         Raises:
-            ShardUnfinished: the file is another one by now.
-            ChecksumDiffers: it was read from start to end, and the store holds another MD5.
+            ShardUnfinished: the file was replaced by another one meanwhile.
+            ChecksumDiffers: the file was read from start to end, and the store holds another MD5.
         """
         ranges = cast(Ranges, self._ranges)
         if not ranges.checks_every_answer:
@@ -119,9 +119,9 @@ class VerifiedFile(io.RawIOBase):
             self._require_unchanged(self._state())
         if self._hashing is not None and isinstance(ranges, S3Ranges) and self._hashed == self.size:
             self._hashing.result()
-            found, told = self._md5.hexdigest(), self._listed[1]
-            if found != told and self._budget.call(self._url, ranges.etag_is_md5):
-                raise ChecksumDiffers(f"{self._url}: checksum differs: MD5 {found} of all bytes read, {told} in the store")
+            read, told = self._md5.hexdigest(), self._listed[1]
+            if read != told and self._budget.call(self._url, ranges.etag_is_md5):
+                raise ChecksumDiffers(f"{self._url}: checksum differs: MD5 {read} of all bytes read, {told} in the store")
 
     def _state(self) -> tuple[int, str]:
         entry = self._budget.call(self._url, self._filesystem.info, self._path)
@@ -129,18 +129,18 @@ class VerifiedFile(io.RawIOBase):
             raise SourceRefused(f"{self._url}: not a file of known length")
         return int(entry["size"]), fingerprint(entry)
 
-    def _require_unchanged(self, found: tuple[int, str]) -> None:
-        if found != self._listed:
+    def _require_unchanged(self, current: tuple[int, str]) -> None:
+        if current != self._listed:
             raise ShardUnfinished(
                 "changed while it was read, or since it was listed: {} bytes ({}) then, {} bytes ({}) now".format(
-                    *self._listed, *found
+                    *self._listed, *current
                 )
             )
 
 
 @contextmanager
 def open_shard_file(shard: Shard, storage_block: str | None) -> Iterator[IO[bytes]]:
-    """A shard's bytes, verified when the block ends well; or when it finds them damaged, which the way here may have done."""
+    """Opens a shard's file, and verifies it when the block ends well, or finds it damaged: the network may have done that."""
     budget, listed = FaultBudget.of_shard(), (shard.size_bytes, shard.fingerprint)
     raw = VerifiedFile(*open_storage(shard.url, storage_block), budget, listed, FORMATS[shard.kind].read_in_order)
     with raw, io.BufferedReader(raw, _BLOCK) as file:
@@ -154,7 +154,7 @@ def open_shard_file(shard: Shard, storage_block: str | None) -> Iterator[IO[byte
 
 @contextmanager
 def open_file(url: str, storage_block: str | None = None) -> Iterator[IO[bytes]]:
-    """A large file as it is now, with a shard's budget of faults."""
+    """Opens a large file as it is now, with a shard's budget of faults."""
     raw = VerifiedFile(*open_storage(url, storage_block), FaultBudget.of_shard())
     with raw, io.BufferedReader(raw, _BLOCK) as file:
         yield cast(IO[bytes], file)
@@ -168,10 +168,10 @@ def open_unbuffered(url: str, storage_block: str | None = None) -> Iterator[IO[b
 
 
 def read_range(url: str, start: int, size: int | None, storage_block: str | None = None) -> bytes:
-    """Some bytes of a file; ``size`` None = to its end.
+    """Reads ``size`` bytes of a file from ``start`` on; None = to its end.
 
     Raises:
-        SourceError: the store does not give them.
+        SourceError: the store does not give the bytes.
     """
     with open_unbuffered(url, storage_block) as file:
         file.seek(start)
@@ -179,5 +179,5 @@ def read_range(url: str, start: int, size: int | None, storage_block: str | None
 
 
 def read_bytes(url: str, storage_block: str | None = None) -> bytes:
-    """One small file, whole."""
+    """Reads one small file whole."""
     return read_range(url, 0, None, storage_block)

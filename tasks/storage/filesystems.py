@@ -1,4 +1,4 @@
-"""Files behind a URL: local disk or any object store that fsspec knows."""
+"""Opens, lists and uploads files by URL: on the local disk or in any store that fsspec knows."""
 
 import base64
 import hashlib
@@ -19,17 +19,17 @@ _SIGNED = re.compile(r"://.*[?&;](x-amz-|x-goog-|awsaccesskeyid|signature|sig|to
 
 
 def is_remote(url: str) -> bool:
-    """Whether ``url`` names something in a store, rather than a path on the local disk."""
+    """Tells whether ``url`` names something in a store, rather than a path on the local disk."""
     return "://" in url
 
 
 def absolute(url: str) -> str:
-    """The URL itself, or the absolute path of a local one."""
+    """Makes a local path absolute; a URL stays as it is."""
     return url if is_remote(url) else os.path.abspath(url)
 
 
 def is_s3(filesystem: fsspec.AbstractFileSystem) -> bool:
-    """Whether a filesystem speaks S3: it lists by page, names ETags and keeps metadata."""
+    """Tells whether a filesystem speaks S3, so that it lists by page, names ETags and keeps metadata."""
     return "s3" in filesystem.protocol
 
 
@@ -47,12 +47,12 @@ def _block_options(block: str) -> dict[str, Any]:
 
 
 def open_storage(url: str, block: str | None = None, listing: bool = False) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The filesystem of ``url`` and the path on it. S3 clients try once: ``FaultBudget`` alone tries again.
+    """Opens the filesystem of ``url`` and gives it with the path on it. S3 clients try once: ``FaultBudget`` alone retries.
 
     Args:
         url: a local path, ``s3://...``, or any fsspec URL. S3 takes the standard AWS variables, AWS_ENDPOINT_URL included.
         block: name of a Prefect ``Secret`` block with fsspec options, in place of the AWS variables.
-        listing: for a listing, whose pages the S3 client tries again one by one: a thousand pages would never come at once.
+        listing: whether the S3 client retries, which a listing needs: a thousand pages would never all come in one try.
 
     Raises:
         SourceError: no such protocol, or the URL carries credentials: logs and the warehouse record every URL.
@@ -75,7 +75,11 @@ def open_storage(url: str, block: str | None = None, listing: bool = False) -> t
 
 
 def refuse_credentials(url: str) -> None:
-    """Raises SourceError, without repeating the secret, when a URL carries a password, a key or a signature."""
+    """Refuses a URL that carries a password, a key or a signature.
+
+    Raises:
+        SourceError: it does; the message does not repeat the secret.
+    """
     if _USER.search(url) or _SIGNED.search(url):
         raise SourceError(
             f"{url.partition('://')[0]}://...: a URL must not carry credentials, since it is logged and recorded. Give them by "
@@ -89,20 +93,20 @@ def _s3_options(options: dict[str, Any], tries: int) -> dict[str, Any]:
 
 
 def full_url(filesystem: fsspec.AbstractFileSystem, path: str) -> str:
-    """The one spelling under which a path is recorded: absolute for local files, with its protocol otherwise."""
+    """Gives the one spelling under which a path is recorded: absolute for local files, with its protocol otherwise."""
     protocol = filesystem.protocol if isinstance(filesystem.protocol, str) else filesystem.protocol[0]
     return path if protocol == "file" else f"{protocol}://{path}"
 
 
 def fingerprint(entry: dict[str, Any]) -> str:
-    """Of a listing's entry: changes when the store says that the content may have changed."""
+    """Derives from a listing's entry a text that changes when the store says that the content may have changed."""
     tag = entry.get("ETag") or entry.get("etag")
     changed = entry.get("LastModified") or entry.get("mtime") or entry.get("last_modified") or ""
     return str(tag).strip('"') if tag else f"{entry['size']}-{changed}"
 
 
 def entry_of(url: str, filesystem: fsspec.AbstractFileSystem, path: str) -> dict[str, Any] | None:
-    """What the store says about a file or a folder; None if it is not there.
+    """Asks the store about a file or a folder; None if there is none.
 
     Raises:
         SourceError: the store does not say.
@@ -119,7 +123,7 @@ def entry_of(url: str, filesystem: fsspec.AbstractFileSystem, path: str) -> dict
 
 
 def listing(filesystem: fsspec.AbstractFileSystem, folder: str) -> list[dict[str, Any]]:
-    """What a folder holds; nothing when it is not there.
+    """Lists the entries of a folder; there are none if there is no folder.
 
     Raises:
         SourceError: the store does not say.

@@ -1,4 +1,4 @@
-"""Files on the local disk: written whole or not at all, hashed, and what a full disk means."""
+"""Writes files on the local disk whole or not at all, hashes them, and says what a full disk means."""
 
 import errno
 import hashlib
@@ -27,18 +27,18 @@ class HashedFile(io.BufferedWriter):
 
     @property
     def sha256(self) -> str:
-        """The digest, in hex, of all that was written so far."""
+        """The digest, in hex, of everything that was written so far."""
         return self._sha256.hexdigest()
 
 
 def file_sha256(path: str) -> str:
-    """The sha256 of a local file, in hex, computed in bounded memory."""
+    """Computes the sha256 of a local file, in hex, in bounded memory."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: str) -> None:
-    """Waits until a local file or folder is on disk."""
+    """Waits until the disk holds a local file or folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -48,7 +48,9 @@ def sync(path: str) -> None:
 
 @contextmanager
 def atomic_path(path: str) -> Iterator[str]:
-    """A temporary name beside a local ``path``, fsynced and renamed to it when the block ends well, removed otherwise.
+    """Gives a temporary name beside a local ``path``; what lies there is synced and renamed when the block ends well.
+
+    When the block ends badly, the temporary file is removed.
 
     Raises:
         WarehouseError: the disk is full or read-only.
@@ -68,10 +70,10 @@ def atomic_path(path: str) -> Iterator[str]:
 
 @contextmanager
 def disk_errors(path: str) -> Iterator[None]:
-    """Says plainly that the disk of a local file is full or read-only, which is no fault of what was being read.
+    """Turns the errors of a full or read-only disk into one that says so; they are no fault of what was being read.
 
     Raises:
-        WarehouseError: one of those.
+        WarehouseError: the disk of ``path`` is full or read-only.
     """
     try:
         yield
@@ -84,7 +86,7 @@ def disk_errors(path: str) -> Iterator[None]:
 
 
 def disk_full(path: str, said: str) -> WarehouseError:
-    """What to do about a full disk."""
+    """Words the error of a full disk, with the space that is left and what to do."""
     folder = os.path.dirname(path)
     return WarehouseError(
         f"no space for {path}: {shutil.disk_usage(folder).free / 2**20:.1f} MiB are left on its disk. Free some and run again; "

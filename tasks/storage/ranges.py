@@ -1,4 +1,4 @@
-"""One request for a range of a file: from S3 with its ETag compared, from other stores through fsspec's files."""
+"""Requests one range of a file at a time: from S3 with its ETag compared, from other stores through fsspec's files."""
 
 import re
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _MD5 = re.compile("[0-9a-f]{32}")
 
 @dataclass
 class Block:
-    """A range that is being read; what came before a break is kept."""
+    """A range that is being read; the bytes that came before a broken answer are kept."""
 
     start: int
     data: memoryview
@@ -27,18 +27,19 @@ class Block:
 
 
 class Ranges(Protocol):
-    """Where the ranges of one file come from."""
+    """A source of the ranges of one file."""
 
-    checks_every_answer: bool  # so that a file which changes in between cannot go unseen
+    checks_every_answer: bool  # whether a file that changes between two requests is noticed by the second
 
     def fill(self, block: Block) -> None:
-        """Asks once for what is missing; fewer bytes than that may come, with or without an error."""
+        """Asks once for the bytes that are missing; fewer may come, with or without an error."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Releases what is held between requests."""
 
 
 class FileRanges:
-    """Of a file that fsspec opens."""
+    """The ranges of a file that fsspec opens."""
 
     checks_every_answer = False
 
@@ -53,7 +54,7 @@ class FileRanges:
             self._file.seek(block.start + block.done)
             block.done += self._file.readinto(block.missing)
         except Exception:
-            self.close()  # a stale handle stays stale
+            self.close()  # the next try needs a new handle
             raise
 
     def close(self) -> None:
@@ -63,7 +64,10 @@ class FileRanges:
 
 
 class S3Ranges:
-    """Of an S3 object, one GET each. Not every store heeds If-Match, but every one names the ETag of what it sends."""
+    """The ranges of an S3 object, one GET each.
+
+    Some stores ignore If-Match, but every one names the ETag of what it sends, so that the answer is compared instead.
+    """
 
     checks_every_answer = True
 
@@ -75,7 +79,7 @@ class S3Ranges:
         sync(self._filesystem.loop, self._receive, block)
 
     async def _receive(self, block: Block) -> None:
-        """Asks and reads without a pause in between: aiohttp throws away what it holds when the connection breaks."""
+        """Asks and reads without a pause in between, because aiohttp drops its buffer when the connection breaks."""
         first, last = block.start + block.done, block.start + len(block.data) - 1
         wanted = {"Bucket": self._bucket, "Key": self._key, "Range": f"bytes={first}-{last}"}
         answer = await self._filesystem._call_s3("get_object", **wanted)
@@ -96,10 +100,10 @@ class S3Ranges:
 
     @property
     def etag_may_be_md5(self) -> bool:
-        """After a multipart upload it has a dash."""
+        """Whether the ETag looks like an MD5; after a multipart upload it does not."""
         return _MD5.fullmatch(self._etag) is not None
 
     def etag_is_md5(self) -> bool:
-        """Asks whether a key management service made it something else."""
+        """Asks the store whether the ETag is an MD5; with a key management service it is something else."""
         head = self._filesystem.call_s3("head_object", Bucket=self._bucket, Key=self._key)
         return "SSECustomerAlgorithm" not in head and head.get("ServerSideEncryption", "AES256") == "AES256"

@@ -1,4 +1,4 @@
-"""Faults of stores: which ones may pass, how long to wait for that, and when to give up."""
+"""Decides which faults of a store may pass, how long to wait for that, and when to give up."""
 
 import errno
 import logging
@@ -41,34 +41,34 @@ _PASSING_CODES = (
     "XAmzContentSHA256Mismatch",
 )
 _PASSING_STATUS = (408, 429, 500, 502, 503, 504)
-_CLIENTS = ("botocore", "aiobotocore", "aiohttp", "http", "urllib3")  # whose errors come from the wire
-_CLOCK = 900  # seconds that S3 lets a clock differ
+_CLIENTS = ("botocore", "aiobotocore", "aiohttp", "http", "urllib3")  # packages whose errors come from the network
+_CLOCK = 900  # seconds by which S3 lets a client's clock differ
 
 
 @dataclass(frozen=True)
 class StorageLimits:
-    """How many faults, and how much waiting for them, are borne before something is put off."""
+    """Says how many faults, and how much waiting for them, are borne before a shard or a request is given up."""
 
-    tries: int = 100  # that may fail for one shard
-    seconds: float = 300.0  # in failed requests and pauses for one shard
-    small_tries: int = 8  # for a small file, a listing or a write
-    skewed_tries: int = 3  # against a store whose clock differs
-    page_tries: int = 5  # for each page of a listing, within the S3 client
-    rereads: int = 1  # of a shard whose checksum differs
-    pause: float = 0.1  # seconds; the longest first pause. It doubles with every fault in a row
-    longest_pause: float = 20.0
-    stall: float = 30.0  # seconds without a byte that end a request
+    tries: int = 100  # requests that may fail for one shard
+    seconds: float = 300.0  # time that one shard may spend in failed requests and pauses
+    small_tries: int = 8  # requests that may fail for a small file, a listing or a write
+    skewed_tries: int = 3  # requests that may fail because the store's clock differs
+    page_tries: int = 5  # tries for each page of a listing, within the S3 client
+    rereads: int = 1  # times that a shard is read again when its checksum differs
+    pause: float = 0.1  # seconds that the first pause lasts at most; the limit doubles with every fault in a row
+    longest_pause: float = 20.0  # seconds
+    stall: float = 30.0  # seconds without a byte after which a request is given up
 
 
 LIMITS = StorageLimits()
 
 
 class ShortRead(OSError):
-    """A store gave fewer bytes than it was asked for, and no error."""
+    """A store gave fewer bytes than it was asked for, and reported no error."""
 
 
 class FaultBudget:
-    """What one shard, or one small request, may still cost in faults."""
+    """Counts the faults of one shard, or of one small request, until its limits are reached."""
 
     def __init__(self, tries: int) -> None:
         self._tries, self._limits = tries, LIMITS
@@ -77,19 +77,21 @@ class FaultBudget:
 
     @classmethod
     def of_shard(cls) -> "FaultBudget":
+        """Makes the budget of one shard."""
         return cls(LIMITS.tries)
 
     @classmethod
     def of_small_request(cls) -> "FaultBudget":
+        """Makes the budget of a small file, a listing or a write."""
         return cls(LIMITS.small_tries)
 
     def call(self, url: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Calls until it works, with full-jitter exponential back-off. Errors name ``url``.
+        """Calls ``function`` until it works, with full-jitter exponential back-off. Errors name ``url``.
 
         Raises:
-            SourceRefused: the store says no; at once.
-            ShardUnfinished: the file is another than before; at once.
-            SourceError: the budget is spent, or a fault that does not pass.
+            SourceRefused: the store says no; it is not asked again.
+            ShardUnfinished: the file is another than before; the store is not asked again.
+            SourceError: the budget is spent, or the fault is not one that may pass.
         """
 
         def attempt() -> T:
@@ -125,11 +127,11 @@ class FaultBudget:
 
 
 def with_retries(url: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Calls a store within the limits of one small request; raises as ``FaultBudget.call``."""
+    """Calls a store within the limits of one small request; raises what ``FaultBudget.call`` raises."""
     return FaultBudget.of_small_request().call(url, function, *args, **kwargs)
 
 
-# Reads a shard again whose bytes did not have the store's checksum.
+# A decorator: the function is called again when the bytes that it read differ from the store's checksum.
 reading_again = retry(
     retry=retry_if_exception_type(ChecksumDiffers),
     stop=lambda state: state.attempt_number > LIMITS.rereads,
@@ -139,7 +141,7 @@ reading_again = retry(
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether the same request may work a little later."""
+    """Tells whether the request that failed so may work a little later."""
     if skew(error) is not None:
         return True
     answer = _answer(error)
@@ -154,9 +156,9 @@ def may_pass(error: BaseException) -> bool:
 
 
 def skew(error: BaseException) -> float | None:
-    """Seconds by which the store's clock is ahead, when that is why it refuses; None otherwise.
+    """Gives the seconds by which the store's clock is ahead if the store refuses for that reason, None otherwise.
 
-    A HEAD request is refused without a code; then the date of the answer tells.
+    S3 refuses a HEAD request without naming a code; the date of its answer then tells.
     """
     answer = _answer(error)
     metadata = answer.get("ResponseMetadata", {})
@@ -170,23 +172,24 @@ def skew(error: BaseException) -> float | None:
 
 
 def _answer(error: BaseException) -> dict[str, Any]:
-    """What S3 answered, as botocore parsed it; empty for other errors."""
-    found = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
-    return found if isinstance(found, dict) else {}
+    """Gives S3's answer as botocore parsed it, an empty one for other errors."""
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    return response if isinstance(response, dict) else {}
 
 
 def answered(error: BaseException) -> str | None:
-    """The code of S3's answer; None for other errors."""
+    """Gives the error code of S3's answer, None for other errors."""
     code: str | None = _answer(error).get("Error", {}).get("Code")
     return code
 
 
 def _is_from_wire(error: BaseException) -> bool:
+    """Tells whether a network client raised the error."""
     return type(error).__module__.partition(".")[0] in _CLIENTS
 
 
 def described(error: BaseException | None) -> str:
-    """One line."""
+    """Words an error as one line for logs and rows; a wrong clock is named."""
     ahead = skew(error) if error is not None else None
     if ahead is not None:
         return (
@@ -198,7 +201,7 @@ def described(error: BaseException | None) -> str:
 
 @contextmanager
 def storage_errors(url: str) -> Iterator[None]:
-    """Turns what stores raise into one clear SourceError that names the URL."""
+    """Turns whatever a store raises in the block into one clear SourceError that names the URL."""
     try:
         yield
     except FileNotFoundError as error:

@@ -1,6 +1,6 @@
-"""Folders of an S3 bucket, a page at a time: a million objects are never held, and nothing below the folder is listed.
+"""Lists folders of an S3 bucket a page at a time: a million objects are never held, and nothing below the folder is listed.
 
-Each page is one LIST request of at most a thousand names, tried again by itself. From other stores everything comes at once.
+Each page is one LIST request for at most a thousand names, and is retried by itself. Other stores list a folder at once.
 """
 
 from bisect import bisect_left
@@ -17,12 +17,12 @@ Page = list[dict[str, Any]]
 
 
 def name_of(entry: dict[str, Any]) -> str:
-    """Within its folder."""
+    """The name of a listing's entry within its folder."""
     return str(entry["name"]).rpartition("/")[2]
 
 
 def files_of(filesystem: fsspec.AbstractFileSystem, folder: str, prefix: str = "") -> Iterator[dict[str, Any]]:
-    """The files of a folder whose names begin with ``prefix``, by name.
+    """Lists the files of a folder whose names begin with ``prefix``, sorted by name.
 
     Raises:
         SourceError: the store does not say.
@@ -32,12 +32,12 @@ def files_of(filesystem: fsspec.AbstractFileSystem, folder: str, prefix: str = "
             yield from page
         return
     filesystem.invalidate_cache(folder)
-    found = [entry for entry in listing(filesystem, folder) if entry["type"] == "file" and name_of(entry).startswith(prefix)]
-    yield from sorted(found, key=name_of)
+    files = [entry for entry in listing(filesystem, folder) if entry["type"] == "file" and name_of(entry).startswith(prefix)]
+    yield from sorted(files, key=name_of)
 
 
 def pages(filesystem: fsspec.AbstractFileSystem, folder: str, prefix: str = "") -> Iterator[Page]:
-    """The files of an S3 folder whose names begin with ``prefix``, by name."""
+    """Lists the files of an S3 folder whose names begin with ``prefix``, sorted by name, a page at a time."""
     token: str | None = ""
     while token is not None:
         page, _, token = _page(filesystem, folder, prefix, ContinuationToken=token)
@@ -45,7 +45,7 @@ def pages(filesystem: fsspec.AbstractFileSystem, folder: str, prefix: str = "") 
 
 
 def folders(filesystem: fsspec.AbstractFileSystem, folder: str, prefix: str = "") -> Iterator[str]:
-    """The S3 folders in a folder whose names begin with ``prefix``, by name."""
+    """Lists the folders in an S3 folder whose names begin with ``prefix``, sorted by name."""
     token: str | None = ""
     while token is not None:
         _, below, token = _page(filesystem, folder, prefix, ContinuationToken=token)
@@ -53,9 +53,9 @@ def folders(filesystem: fsspec.AbstractFileSystem, folder: str, prefix: str = ""
 
 
 def pages_with(filesystem: fsspec.AbstractFileSystem, folder: str, names: Sequence[str]) -> Iterator[Page]:
-    """Pages of an S3 folder that hold those of the sorted ``names`` that are there, and little else.
+    """Lists the pages of an S3 folder that hold those of the sorted ``names`` that exist, and little else.
 
-    What lies before the first, behind the last or in a gap of more than a page between two of them is not listed.
+    Files before the first name, after the last one, or in a gap of more than a page between two of them are not listed.
     """
     prefix, position, jumps = _common_prefix(names[0], names[-1]), 0, True
     after, token = names[0][:-1], None
@@ -66,7 +66,7 @@ def pages_with(filesystem: fsspec.AbstractFileSystem, folder: str, names: Sequen
         if token is None:
             return
         if after and page and name_of(page[0]) <= after:
-            jumps = False  # a store that does not know StartAfter gave its first page
+            jumps = False  # the store ignores StartAfter and gave its first page
         last = max([name_of(entry) for entry in page[-1:]] + [f"{path.rpartition('/')[2]}/" for path in below[-1:]], default="")
         position = bisect_left(names, last, lo=position)
         if position < len(names) and names[position] == last:
@@ -81,7 +81,7 @@ def _common_prefix(one: str, other: str) -> str:
 
 
 def _page(filesystem: fsspec.AbstractFileSystem, folder: str, prefix: str, **where: str) -> tuple[Page, list[str], str | None]:
-    """Files, folders and where the next page begins."""
+    """Requests one page: its files, its folders and the token of the next page."""
     bucket, key, _ = filesystem.split_path(folder)
     root = f"{key.rstrip('/')}/" if key else ""
     if where.get("StartAfter"):
@@ -93,5 +93,5 @@ def _page(filesystem: fsspec.AbstractFileSystem, folder: str, prefix: str, **whe
         for entry in answer.get("Contents", [])
         if entry["Key"] != root  # the marker of an empty folder
     ]
-    below = [f"{bucket}/{found['Prefix'].rstrip('/')}" for found in answer.get("CommonPrefixes", [])]
+    below = [f"{bucket}/{common['Prefix'].rstrip('/')}" for common in answer.get("CommonPrefixes", [])]
     return files, below, answer["NextContinuationToken"] if answer.get("IsTruncated") else None
