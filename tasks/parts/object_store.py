@@ -43,15 +43,9 @@ class Objects:
 
     def read(self, path: str) -> bytes | None:
         filesystem, key = open_storage(path)
-
-        def read() -> bytes | None:
-            try:
-                data: bytes = filesystem.cat_file(key, start=0)  # a range, as without one its length is asked for first
-            except FileNotFoundError:
-                return None
-            return data
-
-        return _asked(path, read)
+        # With a range, s3fs does not ask for the file's length first.
+        data: bytes | None = _if_there(path, filesystem.cat_file, key, start=0)
+        return data
 
     def create(self, path: str, data: bytes) -> None:
         """Creates a file. If the answer to a PUT was lost, the next try finds its own data, and that counts as created."""
@@ -100,14 +94,7 @@ class Objects:
 
     def remove(self, path: str) -> None:
         filesystem, key = open_storage(path)
-
-        def remove() -> None:
-            try:
-                filesystem.rm_file(key)
-            except FileNotFoundError:
-                return
-
-        _asked(path, remove)
+        _if_there(path, filesystem.rm_file, key)
 
     def rename(self, path: str, to: str) -> None:
         filesystem, key = open_storage(path)
@@ -146,34 +133,20 @@ class Objects:
 
     def digest(self, path: str) -> str | None:
         filesystem, key = open_storage(path)
-
-        def metadata() -> str | None:
-            try:
-                told: str = filesystem.metadata(key).get(_SHA256, "") if is_s3(filesystem) else ""
-                return told
-            except FileNotFoundError:
-                return None
-
-        digest = _asked(path, metadata)
-        if digest != "":
-            return digest
-        if not self.exists(path):
+        told = _if_there(path, filesystem.metadata, key) if is_s3(filesystem) else {}
+        if told is None or not (told or self.exists(path)):
             return None
+        if _SHA256 in told:
+            digest: str = told[_SHA256]
+            return digest
         with self.near(path) as copy:  # the file has no such metadata: another program wrote it, or the store keeps none
             return file_sha256(copy)
 
 
 def _info(path: str) -> dict[str, Any] | None:
     filesystem, key = open_storage(path)
-
-    def info() -> dict[str, Any] | None:
-        try:
-            entry: dict[str, Any] = filesystem.info(key)
-        except FileNotFoundError:
-            return None
-        return entry if entry["type"] == "file" else None
-
-    return _asked(path, info)
+    entry: dict[str, Any] | None = _if_there(path, filesystem.info, key)
+    return entry if entry and entry["type"] == "file" else None
 
 
 @reading_again
@@ -193,6 +166,18 @@ def _seconds(entry: dict[str, Any]) -> float:
 def _asked(path: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     with _warehouse_errors():
         return with_retries(path, function, *args, **kwargs)
+
+
+def _if_there(path: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+    """Asks the store about a file; None if there is no such file."""
+
+    def ask() -> T | None:
+        try:
+            return function(*args, **kwargs)
+        except FileNotFoundError:
+            return None
+
+    return _asked(path, ask)
 
 
 @contextmanager
