@@ -18,7 +18,7 @@ from mdmf_core.errors import ShardUnfinished, SourceError, WarehouseError
 from tasks.storage.checked_reads import VerifiedFile, open_file
 from tasks.storage.filesystems import fingerprint, is_s3, open_storage, upload
 from tasks.storage.local_files import HashedFile, disk_errors, file_sha256
-from tasks.storage.retries import FaultBudget, answered, reading_again, with_retries
+from tasks.storage.retries import FaultBudget, answered, if_there, reading_again, with_retries
 from tasks.storage.s3_pages import files_of
 
 P = ParamSpec("P")
@@ -169,15 +169,8 @@ def _asked(path: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwarg
 
 
 def _if_there(path: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-    """Asks the store about a file; None if there is no such file."""
-
-    def ask() -> T | None:
-        try:
-            return function(*args, **kwargs)
-        except FileNotFoundError:
-            return None
-
-    return _asked(path, ask)
+    with _warehouse_errors():
+        return if_there(path, function, *args, **kwargs)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from fsspec.core import url_to_fs
 
 from mdmf_core.errors import SourceError
 from tasks.storage import retries as faults
-from tasks.storage.retries import with_retries
+from tasks.storage.retries import if_there, with_retries
 
 _USER = re.compile(r"://[^/?#]*@|://[^/?#:]+:(?!:|\d{1,5}(?:[/?#]|$))")  # a key's secret may itself hold a slash
 _SIGNED = re.compile(r"://.*[?&;](x-amz-|x-goog-|awsaccesskeyid|signature|sig|token|key|secret|password)[^=&]*=", re.IGNORECASE)
@@ -111,15 +111,8 @@ def entry_of(url: str, filesystem: fsspec.AbstractFileSystem, path: str) -> dict
     Raises:
         SourceError: the store does not say.
     """
-
-    def info() -> dict[str, Any] | None:
-        try:
-            entry: dict[str, Any] = filesystem.info(path)
-        except FileNotFoundError:
-            return None
-        return entry
-
-    return with_retries(url, info)
+    entry: dict[str, Any] | None = if_there(url, filesystem.info, path)
+    return entry
 
 
 def listing(filesystem: fsspec.AbstractFileSystem, folder: str) -> list[dict[str, Any]]:
@@ -128,14 +121,7 @@ def listing(filesystem: fsspec.AbstractFileSystem, folder: str) -> list[dict[str
     Raises:
         SourceError: the store does not say.
     """
-
-    def entries() -> list[dict[str, Any]]:
-        try:
-            return list(filesystem.ls(folder, detail=True))
-        except FileNotFoundError:
-            return []
-
-    return with_retries(full_url(filesystem, folder), entries)
+    return list(if_there(full_url(filesystem, folder), filesystem.ls, folder, detail=True) or [])
 
 
 def upload(file: str, url: str, block: str | None = None, metadata: dict[str, str] | None = None) -> None:

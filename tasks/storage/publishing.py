@@ -1,4 +1,4 @@
-"""Files and directories that appear whole or not at all, on the local disk and in stores."""
+"""Writes files and directories that appear whole or not at all, on the local disk and in stores."""
 
 import os
 import shutil
@@ -15,9 +15,9 @@ from tasks.storage.retries import storage_errors
 
 @contextmanager
 def whole_file(url: str, storage_block: str | None = None) -> Iterator[str]:
-    """A local file to write, which appears under ``url`` whole when the block ends well: renamed, or uploaded.
+    """Gives the name of a local file to write, which appears whole under ``url`` when the block ends well.
 
-    What was there before is replaced.
+    It is renamed on the local disk, uploaded to a store, and replaces what was there before.
 
     Raises:
         WarehouseError: the local disk is full or read-only.
@@ -47,7 +47,7 @@ def write_bytes(url: str, data: bytes, storage_block: str | None = None) -> None
 
 
 def require_new(directory: str, storage_block: str | None) -> None:
-    """Raises ArtifactError when the directory is there already."""
+    """Refuses a directory that is there already; raises ArtifactError."""
     filesystem, path = open_storage(directory, storage_block)
     if entry_of(directory, filesystem, path) is not None:
         raise ArtifactError(f"{directory} exists; what is published does not change: choose another name")
@@ -55,7 +55,7 @@ def require_new(directory: str, storage_block: str | None) -> None:
 
 @contextmanager
 def new_directory(directory: str, last: str, storage_block: str | None, named_by_content: bool = False) -> Iterator[str]:
-    """A local folder to fill; ``directory`` appears with all of it when the block ends well.
+    """Gives a local folder to fill; ``directory`` appears with all of it when the block ends well.
 
     A local folder is renamed. To a store the file ``last`` is uploaded last: without it nothing is complete.
 
@@ -74,22 +74,20 @@ def new_directory(directory: str, last: str, storage_block: str | None, named_by
     temporary = tempfile.mkdtemp(prefix="mdmf-") if remote else f"{path}.{uuid.uuid4().hex}.tmp"
     filled = temporary if remote else path  # whose disk may be full
     try:
-        with storage_errors(directory), disk_errors(filled):
-            os.makedirs(temporary, exist_ok=True)
         with disk_errors(filled):
+            with storage_errors(directory):
+                os.makedirs(temporary, exist_ok=True)
             yield temporary
-        files = [os.path.join(folder, name) for folder, _, names in os.walk(temporary) for name in names]
-        with storage_errors(directory), disk_errors(filled):
-            for file in sorted(files, key=lambda file: (file == os.path.join(temporary, last), file)):
-                sync(file)
-                if remote:
-                    upload(file, f"{path}/{os.path.relpath(file, temporary)}", storage_block)
-            if not remote:
-                sync(temporary)
-                if not named_by_content:
-                    require_new(directory, storage_block)
-                os.rename(temporary, path)
-                sync(os.path.dirname(path))
+            files = [os.path.join(folder, name) for folder, _, names in os.walk(temporary) for name in names]
+            with storage_errors(directory):
+                for file in sorted(files, key=lambda file: (file == os.path.join(temporary, last), file)):
+                    sync(file)
+                    if remote:
+                        upload(file, f"{path}/{os.path.relpath(file, temporary)}", storage_block)
+                if not remote:
+                    sync(temporary)
+                    os.rename(temporary, path)  # fails where another process was faster
+                    sync(os.path.dirname(path))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -131,6 +131,18 @@ def with_retries(url: str, function: Callable[P, T], *args: P.args, **kwargs: P.
     return FaultBudget.of_small_request().call(url, function, *args, **kwargs)
 
 
+def if_there(url: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+    """Calls a store as ``with_retries`` does; None if the store has no such file or folder."""
+
+    def ask() -> T | None:
+        try:
+            return function(*args, **kwargs)
+        except FileNotFoundError:
+            return None
+
+    return with_retries(url, ask)
+
+
 # A decorator: the function is called again when the bytes that it read differ from the store's checksum.
 reading_again = retry(
     retry=retry_if_exception_type(ChecksumDiffers),
