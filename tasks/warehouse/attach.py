@@ -43,7 +43,7 @@ def open_in_turn(where: Address, read_only: bool, patience: float, snapshot: int
         if waited >= notice:
             notice = waited + _NOTICE
             said = "%s holds %s; waiting for it, %.0f s so far, %.0f s at most"
-            logger().warning(said, _holder(state.outcome and state.outcome.exception()), file, waited, patience)
+            logger().warning(said, _holder(state.outcome.exception() if state.outcome else None), file, waited, patience)
 
     tries = Retrying(
         retry=retry_if_exception(lambda error: _holder(error) is not None),
