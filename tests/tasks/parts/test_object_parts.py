@@ -152,7 +152,7 @@ def test_a_part_is_sent_once_and_fetched_once(parts_in_lake, sign_in, setup, tmp
         assert [method for method, _ in of_part] == ["PUT"]
         size = of_part[0][1]
         requests.clear()
-        land(path, [replace(outcome, generation=1)], setup.key)
+        land(Warehouse.at(path), [replace(outcome, generation=1)], setup.key)
         assert [received for method, path, _, received in requests if method == "GET" and "/scores/" in path] == [size]
     assert query(path, "SELECT part_sha256 FROM shards")["part_sha256"][0] == outcome.part_sha256
 
