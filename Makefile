@@ -12,6 +12,7 @@ WITH_OLDEST_DUCKDB := $(addprefix tests/,$(addprefix tasks/warehouse/test_,lake.
 .DELETE_ON_ERROR:
 
 demo: .venv/installed  ## install, run the main job on the bundled shards, print what it found
+	@$(BIN)/mdmf weights fetch
 	@$(BIN)/mdmf demo
 
 # Every test is in one of the next two. A test is long by nature if it is marked @pytest.mark.long: soaks, kills at random moments,
@@ -57,10 +58,8 @@ bench-peers: .venv/installed-dev $(WEIGHTS) .mdmf/peers/installed  ## the same s
 	@.mdmf/peers/clip-retrieval/bin/pip install --quiet -r benchmarks/peers/programs/clip-retrieval.txt
 	@touch $@
 
-.mdmf/clip-vit-b16.safetensors:
-	@mkdir -p $(@D)
-	@$(BIN)/python $(DATA)/../tools/make_clip_backbone.py $@ || { \
-	  echo "no weights of CLIP ViT-B/16: pass timm's vit_base_patch16_clip_quickgelu_224.openai as WEIGHTS=FILE.safetensors"; exit 1; }
+.mdmf/clip-vit-b16.safetensors: .venv/installed
+	@MDMF_WEIGHTS=$@ $(BIN)/mdmf weights fetch
 
 audit: .venv/installed-dev  ## look up what is installed among the known vulnerabilities
 	@$(BIN)/python .ci/audit.py

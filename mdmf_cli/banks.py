@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mdmf_cli.console import Block, Device, ScorerOption, WarehouseOption, plain_errors, print_rows, say
+from mdmf_cli.console import Block, Device, ScorerOption, WarehouseOption, WeightsOption, plain_errors, print_rows, say
 
 if TYPE_CHECKING:
     from tasks.warehouse.registry import BankEntry
@@ -49,6 +49,7 @@ def build(
     domains: Domains = "photo",
     match: Annotated[list[Match] | None, typer.Option(help="May be given again: compare like with like.")] = None,
     expel: Annotated[str | None, typer.Option(help="File; images whose sha256 starts one of its lines are left out.")] = None,
+    weights: WeightsOption = None,
     device: Device = "auto",
     storage_block: Block = None,
 ) -> None:
@@ -81,6 +82,7 @@ def calibrate(
     scorer: ScorerOption = "default",
     max_images: Annotated[int, typer.Option(min=2, help="Images read at most.")] = 2000,
     domains: Domains = "photo",
+    weights: WeightsOption = None,
     device: Device = "auto",
     storage_block: Block = None,
 ) -> None:

@@ -1,9 +1,11 @@
 """What the commands share: options, plain errors, tables."""
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,9 +19,26 @@ errors = Console(stderr=True)
 _FOLDED = 16  # characters of a column below which its cells are not folded
 
 WarehouseOption = Annotated[str, typer.Option(help="The DuckDB file that holds the results, or a lake: ducklake:...")]
-ScorerOption = Annotated[str, typer.Option(help="default, a scorer directory, or timm:MODEL?weights=FILE.safetensors")]
+ScorerOption = Annotated[
+    str, typer.Option(help="default, a scorer directory, clip-b16, or timm:MODEL?weights=FILE.safetensors")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 Block = Annotated[str | None, typer.Option(help="Prefect Secret block with fsspec options, in place of the AWS variables.")]
+
+
+def _use_weights(file: Path | None) -> Path | None:
+    """Makes a file the place of the default backbone's weights, for this command and the processes that it starts."""
+    if file is not None:
+        os.environ["MDMF_WEIGHTS"] = str(file.resolve())
+    return file
+
+
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True, dir_okay=False, callback=_use_weights, help="The default backbone's weights, in place of the cache's copy."
+    ),
+]
 
 
 class EngineChoice(StrEnum):

@@ -18,6 +18,7 @@ from mdmf_cli.console import (
     Device,
     Panel,
     ScorerOption,
+    WeightsOption,
     console,
     plain_errors,
 )
@@ -27,6 +28,7 @@ from mdmf_cli.query import sql
 from mdmf_cli.report import report
 from mdmf_cli.reviews import review_app
 from mdmf_cli.training import evaluate, train
+from mdmf_cli.weights import weights_app
 
 app = typer.Typer(
     help="Find likely AI-generated images in training corpora: one row per image in DuckDB, filtered with SQL.",
@@ -41,6 +43,7 @@ def doctor(
     scorer: ScorerOption = "default",
     bank: Annotated[str, typer.Option(help="default, or a bank directory.")] = "default",
     warehouse: Annotated[str | None, typer.Option(help="Also open this warehouse.")] = None,
+    weights: WeightsOption = None,
     device: Device = "auto",
     storage_block: Block = None,
     speed: Annotated[
@@ -82,6 +85,7 @@ app.add_typer(safety_app)
 app.add_typer(warehouse_app, name="warehouse", rich_help_panel=Panel.WHOLE)
 app.add_typer(review_app, name="review", rich_help_panel=Panel.USE)
 app.add_typer(bank_app, name="bank", rich_help_panel=Panel.MAKE)
+app.add_typer(weights_app, name="weights", rich_help_panel=Panel.LOOK)
 
 if __name__ == "__main__":
     app()

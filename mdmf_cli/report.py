@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from mdmf_cli.console import Block, Device, WarehouseOption, console, plain_errors
+from mdmf_cli.console import Block, Device, WarehouseOption, WeightsOption, console, plain_errors
 from mdmf_core.errors import MdmfError
 
 
@@ -13,6 +13,7 @@ def report(
     out: Annotated[str | None, typer.Option(help="Folder, local or s3://; WAREHOUSE.report by default.")] = None,
     scorer: Annotated[str | None, typer.Option(help="For the evidence maps, if it no longer lies where the runs say.")] = None,
     bank: Annotated[str | None, typer.Option(help="Its directory, if it no longer lies where the registry says.")] = None,
+    weights: WeightsOption = None,
     device: Device = "auto",
     storage_block: Block = None,
 ) -> None:

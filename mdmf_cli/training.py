@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mdmf_cli.console import Block, Device, ScorerOption, console, plain_errors
+from mdmf_cli.console import Block, Device, ScorerOption, WeightsOption, console, plain_errors
 
 
 class Part(StrEnum):
@@ -44,6 +44,7 @@ def train(
     max_per_group: Groups = None,
     accept_split_formats: Annotated[bool, typer.Option(help="Go on when no file format occurs in both classes.")] = False,
     cache: Cache = ".mdmf/tokens",
+    weights: WeightsOption = None,
     device: Device = "auto",
     storage_block: Block = None,
 ) -> None:
@@ -82,6 +83,7 @@ def evaluate(
     max_per_group: Groups = None,
     drop_seen: Annotated[bool, typer.Option(help="Leave out images that scorer, bank or calibration has seen.")] = False,
     cache: Cache = ".mdmf/tokens",
+    weights: WeightsOption = None,
     device: Device = "auto",
     storage_block: Block = None,
 ) -> None:

@@ -1,11 +1,10 @@
-"""Scorers as files of one directory, and backbones by address: ``forensic`` or ``timm:MODEL?...``."""
+"""Scorers as files of one directory, or as a backbone alone."""
 
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
-from urllib.parse import parse_qs
 
 import torch
 from safetensors import SafetensorError
@@ -15,11 +14,12 @@ from torch import nn
 from mdmf_core.digests import sha256_hex, tensors_digest
 from mdmf_core.errors import ArtifactError
 from mdmf_core.images.crops import CropPlan
+from mdmf_core.scoring.backbone_address import Locate, TimmAddress
 from mdmf_core.scoring.scorer import Scorer, ScorerCard, Statistic, scorer_digest
 from mdmf_core.signatures.compiled import CompiledBackbone
 from mdmf_core.signatures.forensic import CROP, ForensicBackbone
 from mdmf_core.signatures.pfs import PatchSignature
-from mdmf_core.signatures.timm_vit import TimmConfig, timm_backbone
+from mdmf_core.signatures.timm_vit import timm_backbone
 
 
 def compiled(scorer: Scorer) -> Scorer:
@@ -28,8 +28,6 @@ def compiled(scorer: Scorer) -> Scorer:
 
 
 CARD, TENSORS, SEEN = "scorer.json", "scorer.safetensors", "training.parquet"
-# The paper's configuration: DINOv2 ViT-L/14 at 224 px, its 16 x 16 tokens averaged to K = 49 patches of W = 32 px.
-PRESETS = {"mdmf-dinov2-l14": "timm:vit_large_patch14_dinov2.lvd142m?size=224&pool=32"}
 _FORENSIC = {"kind": "forensic", "version": 2}
 _PLAIN = Statistic({"mmd2": 1.0})  # of a bare backbone
 _FORENSIC_CROPS = CropPlan(CROP, 16)
@@ -55,58 +53,12 @@ def choose_device(wanted: str) -> tuple[torch.device, torch.dtype | None]:
     return device, torch.bfloat16 if capable else torch.float16
 
 
-@dataclass(frozen=True)
-class TimmAddress:
-    """``timm:MODEL?weights=FILE&sha256=HEX&revision=COMMIT&size=224&blocks=5,-1&pool=32&crops=1&encode=90``, parsed.
-
-    ``encode`` is the JPEG quality that every crop passes before the backbone; see ``CropPlan``.
-    """
-
-    config: TimmConfig
-    weights: str | None
-    sha256: str | None
-    revision: str | None
-    crops: int
-    encode: int | None
-
-    @property
-    def name(self) -> str:
-        return f"timm:{self.config.model}"
-
-    @property
-    def crop_plan(self) -> CropPlan:
-        return CropPlan(self.config.size, self.crops, self.encode)
-
-    @classmethod
-    def parse(cls, address: str) -> "TimmAddress":
-        """Reads an address of ``timm:`` or a preset's, such as ``mdmf-dinov2-l14?weights=FILE``.
-
-        Raises:
-            ValueError: an unknown option, or a value that is not a number where one belongs.
-        """
-        preset, _, chosen = address.partition("?")
-        if preset in PRESETS:
-            address = f"{PRESETS[preset]}&{chosen}" if chosen else PRESETS[preset]
-        model, _, query = address.removeprefix("timm:").partition("?")
-        options = {name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()}
-        known = {"weights", "sha256", "revision", "size", "blocks", "pool", "crops", "encode"}
-        if set(options) - known:
-            raise ValueError(f"{address}: unknown {', '.join(sorted(set(options) - known))}; known: {', '.join(sorted(known))}")
-        config = TimmConfig(
-            model=model,
-            size=int(options.get("size", 224)),
-            blocks=tuple(int(block) for block in options.get("blocks", "-1").split(",")),
-            pool=int(options["pool"]) if "pool" in options else None,
-        )
-        crops, encode = int(options.get("crops", 1)), int(options["encode"]) if "encode" in options else None
-        return cls(config, options.get("weights"), options.get("sha256"), options.get("revision"), crops, encode)
-
-
-def backbone_scorer(address: str, device: torch.device, autocast: torch.dtype | None) -> Scorer:
+def backbone_scorer(address: str, device: torch.device, autocast: torch.dtype | None, locate: Locate | None = None) -> Scorer:
     """A scorer on raw patch tokens, plain MMD^2, no learned PFS; its banks bring the bandwidth.
 
     Args:
         address: ``forensic``, ``timm:MODEL?...``, or a preset such as ``mdmf-dinov2-l14?weights=FILE``.
+        locate: finds weights that the package index carries; None = such weights are refused.
 
     Raises:
         ValueError, ArtifactError: as ``timm_backbone``; or a weights file that is not the one whose sha256 is given.
@@ -114,12 +66,7 @@ def backbone_scorer(address: str, device: torch.device, autocast: torch.dtype | 
     if address == "forensic":
         return _assemble("forensic", ForensicBackbone(), _FORENSIC, _FORENSIC_CROPS, None, _PLAIN, None, device, autocast)
     parsed = TimmAddress.parse(address)
-    if parsed.weights is not None and parsed.sha256 is not None:
-        with open(parsed.weights, "rb") as file:
-            found = sha256_hex(file.read())
-        if found != parsed.sha256:
-            raise ArtifactError(f"{parsed.weights} has sha256 {found}, {parsed.sha256} was asked for")
-    backbone = timm_backbone(parsed.config, parsed.weights, parsed.revision)
+    backbone = timm_backbone(parsed.config, parsed.weights_file(locate), parsed.revision)
     return _assemble(parsed.name, backbone, parsed.config.record(), parsed.crop_plan, None, _PLAIN, None, device, autocast)
 
 
@@ -151,11 +98,6 @@ def card_from_files(read: Callable[[str], bytes]) -> ScorerCard:
         raise ArtifactError(f"not a scorer directory: {type(error).__name__}: {error}") from error
 
 
-def is_backbone(reference: str) -> bool:
-    """Whether a reference is an address of a backbone rather than a scorer's name or directory."""
-    return reference == "forensic" or reference.startswith("timm:") or reference.partition("?")[0] in PRESETS
-
-
 def with_signature(raw: Scorer, name: str, signature: PatchSignature | None, statistic: Statistic, sigma: float) -> Scorer:
     """The scorer of a backbone with a trained signature, statistic and bandwidth."""
     return _assemble(
@@ -182,7 +124,9 @@ def scorer_files(scorer: Scorer, address: str, training: Mapping[str, Any]) -> d
     return {TENSORS: weights, CARD: json.dumps(card, indent=1).encode() + b"\n"}
 
 
-def scorer_from_files(read: Callable[[str], bytes], device: torch.device, autocast: torch.dtype | None) -> Scorer:
+def scorer_from_files(
+    read: Callable[[str], bytes], device: torch.device, autocast: torch.dtype | None, locate: Locate | None = None
+) -> Scorer:
     """Reads a scorer directory: ``scorer.json`` and ``scorer.safetensors``, and the backbone that the card names.
 
     Raises:
@@ -195,7 +139,7 @@ def scorer_from_files(read: Callable[[str], bytes], device: torch.device, autoca
             raise ArtifactError(f"{TENSORS} has sha256 {sha256_hex(data)}, the card says {card['files'][TENSORS]}")
         tensors = {name.removeprefix("pfs."): value for name, value in load(data).items()}
         address, stated = card["backbone"]["address"], card["scorer_id"]
-        raw = backbone_scorer(address, device, autocast)
+        raw = backbone_scorer(address, device, autocast, locate)
         found = tensors_digest(raw.backbone.state_dict())
         if found != card["backbone"]["weights_digest"]:
             raise ArtifactError(

@@ -22,22 +22,27 @@ class TimmConfig:
         blocks: transformer blocks whose tokens are concatenated; negative counts from the last; -1 = timm's own output.
         pool: side W of a pooled patch in pixels: the tokens' grid is averaged to size // W patches a side; None = the
             model's own patch.
+        norm: whether the model's final norm is applied to the tokens of every block, as timm does to the last one's.
     """
 
     model: str
     size: int = 224
     blocks: tuple[int, ...] = (-1,)
     pool: int | None = None
+    norm: bool = True
 
     def record(self) -> dict[str, Any]:
-        """What enters the scorer's digest."""
-        return {"kind": "timm"} | asdict(self) | {"blocks": list(self.blocks)}
+        """What enters the scorer's digest. The norm is named where it is left out: older digests do not know the choice."""
+        record = {"kind": "timm"} | asdict(self) | {"blocks": list(self.blocks)}
+        if self.norm:
+            del record["norm"]
+        return record
 
 
 class TimmBackbone(nn.Module):
     """A timm ViT that normalises uint8 crops as its own configuration says and returns patch tokens only.
 
-    Class and register tokens are dropped. The model's final norm is applied, so that the last block's tokens equal
+    Class and register tokens are dropped. With the model's final norm, as by default, the last block's tokens equal
     ``forward_features``.
     """
 
@@ -59,6 +64,7 @@ class TimmBackbone(nn.Module):
                 f"pool must lie between the model's patch of {side} px and the crop's {config.size} px, got {config.pool}"
             )
         self.model = model.eval()
+        self._norm = config.norm
         self._blocks = sorted(block % depth for block in config.blocks)
         self._grid = config.size // (side if config.pool is None else config.pool)
         self._side = config.size / self._grid
@@ -71,7 +77,7 @@ class TimmBackbone(nn.Module):
         maps = self.model.forward_intermediates(  # type: ignore[operator]
             self._normalised(crops),
             indices=self._blocks,
-            norm=True,
+            norm=self._norm,
             stop_early=True,
             output_fmt="NCHW",
             intermediates_only=True,
@@ -86,7 +92,7 @@ class TimmBackbone(nn.Module):
     def describe(self, crops: UInt8[Tensor, "n 3 size size"]) -> tuple[Float[Tensor, "n k d"], Float[Tensor, "n e"]]:
         """Patch tokens, and the global embedding of the whole model that timm gives before its classifier."""
         final, maps = self.model.forward_intermediates(  # type: ignore[operator]
-            self._normalised(crops), indices=self._blocks, norm=True, output_fmt="NCHW"
+            self._normalised(crops), indices=self._blocks, norm=self._norm, output_fmt="NCHW"
         )
         return self._pooled(maps), self.model.forward_head(final, pre_logits=True)  # type: ignore[operator]
 

@@ -11,6 +11,7 @@ from mdmf_core.banks.bank import Bank, bank_from_files
 from mdmf_core.banks.calibration import CARD as CALIBRATION
 from mdmf_core.banks.calibration import Calibration, calibration_from_file, require_disjoint, require_match
 from mdmf_core.errors import ArtifactError, SourceError
+from mdmf_core.scoring.backbone_address import is_backbone
 from mdmf_core.scoring.scorer import Scorer
 from mdmf_core.scoring.scorer_files import CARD as SCORER
 from mdmf_core.scoring.scorer_files import (
@@ -19,7 +20,6 @@ from mdmf_core.scoring.scorer_files import (
     card_from_files,
     choose_device,
     compiled,
-    is_backbone,
     scorer_from_files,
 )
 from tasks.scoring.cpu_threads import keep_freed_memory
@@ -29,6 +29,7 @@ from tasks.storage.filesystems import absolute
 from tasks.warehouse.migrations import migrate
 from tasks.warehouse.registry import find
 from tasks.warehouse.warehouse import Warehouse
+from tasks.weights.cache import weights_file
 
 DEFAULT = "default"
 
@@ -65,8 +66,8 @@ def load_scorer(reference: str, device: str, storage_block: str | None = None, c
     if torch_device.type == "cpu":
         keep_freed_memory()
     if is_backbone(reference):
-        return backbone_scorer(reference, torch_device, autocast)
-    return scorer_from_files(_directory(reference, "scorer", storage_block), torch_device, autocast)
+        return backbone_scorer(reference, torch_device, autocast, weights_file)
+    return scorer_from_files(_directory(reference, "scorer", storage_block), torch_device, autocast, weights_file)
 
 
 @lru_cache(maxsize=4)

@@ -22,13 +22,12 @@ from mdmf_core.banks.calibration import calibration_from_file, require_match
 from mdmf_core.digests import tensors_digest
 from mdmf_core.errors import ArtifactError
 from mdmf_core.records import ImageShape
+from mdmf_core.scoring.backbone_address import PRESETS, TimmAddress
 from mdmf_core.scoring.scorer import Statistic
 from mdmf_core.scoring.scorer_files import (
     CARD,
-    PRESETS,
     SEEN,
     TENSORS,
-    TimmAddress,
     backbone_scorer,
     choose_device,
     scorer_files,
