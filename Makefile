@@ -23,6 +23,7 @@ test: .venv/installed-dev  ## install, check style and types, run the quick test
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/mdmf weights fetch
 	@$(PYTEST) -m "not long"
 
 test-long: .venv/installed-dev $(OLDEST_DUCKDB)/installed  ## the long tests, then those of warehouses again on the oldest DuckDB

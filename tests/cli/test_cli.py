@@ -57,6 +57,8 @@ def warehouse(curate, tmp_path) -> Path:
         ("migrate",),
         ("export",),
         ("reshard",),
+        ("weights", "fetch"),
+        ("weights", "show"),
     ],
 )
 def test_help_of_every_command(command):
