@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from fabricate import build_settings, encoded, write_folder, write_shard
 
 from mdmf import to_pandas as query
 from mdmf_core.errors import ArtifactError, MdmfError
+from tasks.banks import build as building
 from tasks.banks.build import build
 from tasks.scoring.loading import load_bank, load_scorer
 
@@ -32,6 +34,17 @@ def test_building_twice_gives_the_same_bank_from_another_order_too(tiny_scorer, 
     bank, calibration = load_bank(one.directory)
     assert not {m.sha256 for m in bank.members} & set(calibration.slices[0].sha256s)
     assert all(m.format == "JPEG" and m.width == 256 and m.score is not None for m in bank.members)
+
+
+def test_a_build_that_comes_second_takes_the_bank_of_the_first(tiny_scorer, real_folder, tiny_bank, tmp_path, monkeypatch):
+    """Both look before either has published, and the second finds the directory when it renames its own."""
+    first = tmp_path / Path(tiny_bank).name
+    shutil.copytree(tiny_bank, first)
+    looks, look = iter([False]), building._is_published
+    monkeypatch.setattr(building, "_is_published", lambda *args: next(looks, None) is None and look(*args))
+    built = build(build_settings(real_folder, tmp_path, tiny_scorer), load_scorer(tiny_scorer, "cpu"))
+    assert (built.directory, built.calibration_url) == (str(first), None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [first.name]
 
 
 def test_domains_by_folder_and_by_column_and_by_clustering(tiny_scorer, tmp_path):
