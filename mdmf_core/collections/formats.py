@@ -82,6 +82,11 @@ FILE_FORMATS = tuple(row for row in _ROWS if row.suffixes)
 SHARD_SUFFIXES = tuple(suffix for row in FILE_FORMATS for suffix in row.suffixes)
 
 
+def is_shard(path: str) -> bool:
+    """Whether a file is a shard by its name."""
+    return any(row.names(path) for row in FILE_FORMATS)
+
+
 def shard_kind(path: str) -> str | None:
     """The kind of shard that a file's name announces; None for anything else.
 

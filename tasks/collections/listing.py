@@ -27,8 +27,9 @@ def iter_shards(source: str, images_per_slice: int, storage_block: str | None = 
     Raises:
         SourceError: no access, or a kind of file that is not supported; at the end, when there was nothing.
     """
-    there = False
-    for shard in _listed(expand_braces(source), images_per_slice, storage_block):
+    there, folders = False, dict[str, str]()
+    urls = (_one_spelling(url, folders) for url in expand_braces(source))
+    for shard in _listed(urls, images_per_slice, storage_block):
         there = there or shard.size_bytes >= 0
         yield shard
     if not there:
@@ -36,12 +37,12 @@ def iter_shards(source: str, images_per_slice: int, storage_block: str | None = 
 
 
 def list_shards(source: str, images_per_slice: int, storage_block: str | None = None) -> list[Shard]:
-    """The same, held; raises before it gives any."""
+    """Like ``iter_shards``, as a list: an error is raised before any shard is returned."""
     return list(iter_shards(source, images_per_slice, storage_block))
 
 
 def listed(urls: Iterable[str], images_per_slice: int, storage_block: str | None = None) -> list[Shard]:
-    """The same for several sources without braces; a shard that is not there has a size of -1.
+    """The shards of several sources without braces, as the URLs spell them; a shard that is not there has a size of -1.
 
     Raises:
         SourceError: no access, or a kind of file that is not supported.
@@ -63,9 +64,30 @@ def _listed(urls: Iterable[str], images_per_slice: int, storage_block: str | Non
             yield from _from_whole_listings(filesystem, url, held, images_per_slice)
 
 
+def _one_spelling(url: str, folders: dict[str, str]) -> str:
+    """A local source by its real folder, so that ``..``, ``//``, links to folders and ``file://`` name no shard twice.
+
+    What follows the first wildcard stays as it is, and so does the name of a shard: it may be a link to a file whose name
+    tells no kind.
+
+    Args:
+        folders: real folder by spelling, so that a range of shards asks for its folder once. Grows here.
+    """
+    path = url.removeprefix("file://")
+    if "://" in path:
+        return url
+    path = os.path.abspath(path) if ".." not in path.split("/") else os.path.join(os.getcwd(), path)
+    wild = min((place for place in (path.find("*"), path.find("?")) if place >= 0), default=-1)
+    folder = path if wild < 0 and os.path.isdir(path) else os.path.dirname(path if wild < 0 else path[:wild])
+    if folder not in folders:
+        folders[folder] = os.path.realpath(folder)
+    rest = path[len(folder) :].strip("/")
+    return os.path.join(folders[folder], rest) if rest else folders[folder]
+
+
 @dataclass(frozen=True)
 class _Folder:
-    """A listing."""
+    """What a folder holds, listed once."""
 
     entries: dict[str, dict[str, Any]]
     by_img2dataset: bool

@@ -1,17 +1,21 @@
 """Opening shards: their members one after the other, and one member by itself."""
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from mdmf_core.collections.folder import FolderReader, slice_of
 from mdmf_core.collections.formats import FORMATS, Reader
-from mdmf_core.errors import ShardUnfinished, SourceRefused
+from mdmf_core.collections.samples import MAX_SIDECAR
+from mdmf_core.errors import ShardCorrupt, ShardUnfinished, SourceRefused
 from mdmf_core.records import ExclusionReason, ImageExcluded, Shard
 from tasks.collections.shard_entries import STATS
 from tasks.storage.checked_reads import VerifiedFile, open_shard_file, open_unbuffered, read_bytes
 from tasks.storage.filesystems import open_storage
 from tasks.storage.retries import FaultBudget, storage_errors
+
+_POINTER, _POINTER_BYTES = b"version https://git-lfs", 1024
 
 
 @contextmanager
@@ -29,6 +33,9 @@ def open_shard(shard: Shard, max_bytes: int, storage_block: str | None = None) -
         yield _folder_reader(shard, max_bytes, storage_block)
         return
     with open_shard_file(shard, storage_block) as file:
+        if shard.size_bytes < _POINTER_BYTES and file.read(len(_POINTER)) == _POINTER:
+            raise ShardCorrupt("a Git LFS pointer, not the file itself: run `git lfs pull` in its repository")
+        file.seek(0)
         yield opened(file, shard.size_bytes, max_bytes)
 
 
@@ -59,31 +66,35 @@ def _folder_reader(shard: Shard, max_bytes: int, storage_block: str | None) -> F
         except SourceRefused as error:
             raise ImageExcluded(ExclusionReason.STORAGE, str(error)) from error
 
-    def caption(key: str) -> str | None:
+    def text(path: str) -> str | None:
         try:
-            with VerifiedFile(filesystem, caption_path(root, key), budget) as file:
-                return file.readall().decode("utf-8", "replace")
+            with VerifiedFile(filesystem, path, budget) as file:
+                return file.readall().decode("utf-8", "replace") if file.size <= MAX_SIDECAR else None
         except SourceRefused:
             return None
 
-    return FolderReader(shard.keys, read, caption)
+    return FolderReader(shard.keys, read, lambda key: _beside(f"{root}/{key}", text))
 
 
-def caption_path(root: str, key: str) -> str:
-    """Where the text beside a folder's image lies."""
-    return f"{root}/{key.rpartition('.')[0]}.txt"
-
-
-def read_caption(shard_url: str, key: str, storage_block: str | None = None) -> str | None:
-    """The text beside one image of a folder's slice; None without one.
+def read_beside(shard_url: str, key: str, storage_block: str | None = None) -> tuple[str | None, str | None]:
+    """Caption and json beside one image of a folder's slice, each None without such a file.
 
     Raises:
         SourceError: the store does not say.
     """
-    try:
-        return read_bytes(caption_path(slice_of(shard_url)[0], key), storage_block).decode("utf-8", "replace")
-    except SourceRefused:
-        return None
+
+    def text(url: str) -> str | None:
+        try:
+            return read_bytes(url, storage_block).decode("utf-8", "replace")
+        except SourceRefused:
+            return None
+
+    return _beside(f"{slice_of(shard_url)[0]}/{key}", text)
+
+
+def _beside(path: str, text: Callable[[str], str | None]) -> tuple[str | None, str | None]:
+    stem = os.path.splitext(path)[0]
+    return text(f"{stem}.txt"), text(f"{stem}.json") or None
 
 
 def read_member(shard_url: str, kind: str, key: str, locator: int | None, size: int, storage_block: str | None = None) -> bytes:

@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 
 from mdmf_core.collections.folder import FolderDigest
 from mdmf_core.collections.formats import FORMATS
+from mdmf_core.collections.text import original_url
 from mdmf_core.digests import sha256_hex
 from mdmf_core.errors import ShardCorrupt, ShardUnfinished, SourceError
 from mdmf_core.records import ExclusionReason, Member, Shard
-from tasks.collections.reading import read_caption, read_member
+from tasks.collections.reading import read_beside, read_member
 from tasks.parts.outcome import ShardOutcome
 from tasks.parts.part_files import part_at_hand, part_path, part_writer
 from tasks.parts.signatures import signatures_path
@@ -88,7 +89,8 @@ def _read(row: dict[str, Any], shard: Shard, storage_block: str | None) -> Membe
     try:
         data = read_member(shard.url, shard.kind, member.key, member.locator, member.size, storage_block)
         if FORMATS[shard.kind].separate_files and row["reason"] == ExclusionReason.STORAGE:  # no caption was looked for
-            member = replace(member, caption=read_caption(shard.url, member.key, storage_block))
+            caption, sidecar = read_beside(shard.url, member.key, storage_block)
+            member = replace(member, caption=caption, sidecar=sidecar, url=original_url(sidecar))
     except (SourceError, ShardUnfinished, ShardCorrupt) as error:  # of this look; what was read before stands
         return replace(member, excluded=ExclusionReason.STORAGE, detail=str(error))
     if row["sha256"] not in (_NOTHING, sha256_hex(data)):
