@@ -7,17 +7,13 @@ import duckdb
 
 from mdmf_core.records import Shard
 from tasks.maintenance.content_digest import ROW_HASH, RowsDigest
+from tasks.parts.columns import Table
 from tasks.parts.outcome import WorkKey
+from tasks.warehouse.part_rows import compared_columns
 
 _MEMORY = "2GB"
 _KEY = "shard_id, scorer_id, bank_id, calibration_id"
-# What a part says of a row, in the order in which it is hashed.
-COLUMNS = {
-    "images": "image_id, key, sha256, format, width, height, bytes, locator, jpeg_quality, border_px, resized, caption, url, "
-    "sidecar",
-    "scores": "image_id, score, mmd2, cross_term, self_term, top_k, top_patch, patches, p_value, domain, in_support",
-    "exclusions": "image_id, key, reason, detail",
-}
+TABLES: tuple[Table, ...] = ("images", "scores", "exclusions")  # those that parts fill
 
 
 @dataclass(frozen=True)
@@ -65,11 +61,11 @@ class Recount:
 def holdings(connection: duckdb.DuckDBPyConnection) -> Recount:
     """Counts and hashes every row once, grouped by shard; beyond the limit, groups wait on disk."""
     connection.execute(f"SET memory_limit = '{_MEMORY}'")
-    for table, columns in COLUMNS.items():
+    for table in TABLES:
         group = "shard_id" if table == "images" else _KEY
         repeated = "0" if table == "exclusions" else "count(*) - count(DISTINCT image_id)"
         connection.execute(
-            f"CREATE TEMP TABLE held_{table} AS SELECT {group}, count(*) AS rows, sum({row_hash(columns)}) AS total, "
+            f"CREATE TEMP TABLE held_{table} AS SELECT {group}, count(*) AS rows, sum({row_hash(table)}) AS total, "
             f"{repeated} AS repeated FROM {table} GROUP BY {group}"
         )
     connection.execute(
@@ -93,9 +89,9 @@ def holdings(connection: duckdb.DuckDBPyConnection) -> Recount:
     )
 
 
-def row_hash(columns: str) -> str:
-    """The hash of a row by the named columns."""
-    return ROW_HASH.format(row="{" + ", ".join(f"'{name}': {name}" for name in columns.split(", ")) + "}")
+def row_hash(table: Table) -> str:
+    """The SQL for the hash of a table's row, by what its part says of it."""
+    return ROW_HASH.format(row="{" + ", ".join(f"'{name}': {name}" for name in compared_columns(table)) + "}")
 
 
 def _complete(connection: duckdb.DuckDBPyConnection, registry: dict[tuple[str, ...], WorkKey]) -> list[LandedShard]:
@@ -112,14 +108,14 @@ def _complete(connection: duckdb.DuckDBPyConnection, registry: dict[tuple[str, .
     found = []
     for where, shard, ids, *facts in rows:
         sums = facts[-6:]
-        held = {table: RowsDigest(sums[2 * n] or 0, sums[2 * n + 1] or 0) for n, table in enumerate(COLUMNS)}
+        held = {table: RowsDigest(sums[2 * n] or 0, sums[2 * n + 1] or 0) for n, table in enumerate(TABLES)}
         found.append(LandedShard(Shard(*where), shard, ids, registry.get(ids), *facts[:-6], held=held))
     return found
 
 
 def _orphans(connection: duckdb.DuckDBPyConnection) -> list[OrphanRows]:
     found = []
-    for table in COLUMNS:
+    for table in TABLES:
         by_key = table != "images"
         ids = "(h.scorer_id::VARCHAR, h.bank_id::VARCHAR, h.calibration_id::VARCHAR)" if by_key else "NULL"
         found += connection.execute(

@@ -12,7 +12,7 @@ from tasks.maintenance import repairs
 from tasks.maintenance.content_digest import RowsDigest
 from tasks.maintenance.findings import Finding, Problem
 from tasks.maintenance.leftovers import _leftovers
-from tasks.maintenance.recount import COLUMNS, LandedShard, Recount, holdings, row_hash
+from tasks.maintenance.recount import TABLES, LandedShard, Recount, holdings, row_hash
 from tasks.maintenance.stray_parts import stray_parts
 from tasks.parts.outcome import ShardOutcome
 from tasks.parts.part_files import list_parts, part_at_hand, part_path
@@ -166,9 +166,9 @@ def _wrong_rows(holding: LandedShard) -> tuple[str, str] | None:
 
 def _difference(holding: LandedShard, outcome: ShardOutcome, reader: duckdb.DuckDBPyConnection, shared: bool) -> str | None:
     """How rows and part differ. Images that are ``shared`` with other keys may be more: what only those could decode."""
-    for table, columns in COLUMNS.items():
+    for table in TABLES:
         sums = reader.execute(
-            f"SELECT count(*), coalesce(sum({row_hash(columns)}), 0) FROM ({from_part(table, outcome)})"
+            f"SELECT count(*), coalesce(sum({row_hash(table)}), 0) FROM ({from_part(table, outcome)})"
         ).fetchall()[0]
         more = table == "images" and shared and holding.held[table].rows > sums[0]
         if RowsDigest(*sums) != holding.held[table] and not more:

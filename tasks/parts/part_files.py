@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from mdmf_core.digests import digest_of, short_id
 from mdmf_core.errors import PartDamaged
 from mdmf_core.records import Shard
+from tasks.parts.columns import part_schema
 from tasks.parts.outcome import ShardOutcome, WorkKey
 from tasks.parts.store import near, opened, store_of, writing
 from tasks.storage.filesystems import is_remote
@@ -21,36 +22,6 @@ from tasks.storage.local_files import file_sha256
 _METADATA = b"mdmf"
 _GROUP_ROWS, _GROUP_TEXT = 4096, 16 * 2**20  # rows, or characters of captions and the like, in a row group, about
 _NOT_INSIDE = ("part", "part_sha256", "generation", "lost")  # fields of an outcome that its part does not record
-SCHEMA = pa.schema(
-    [
-        pa.field("key", pa.string(), nullable=False),
-        ("sha256", pa.string()),
-        ("format", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("bytes", pa.int64()),
-        ("locator", pa.int64()),
-        ("jpeg_quality", pa.int32()),
-        ("border_px", pa.int32()),
-        ("resized", pa.bool_()),
-        ("caption", pa.string()),
-        ("url", pa.string()),
-        ("sidecar", pa.string()),
-        ("reason", pa.string()),  # null = scored
-        ("detail", pa.string()),
-        ("score", pa.float64()),
-        ("mmd2", pa.float64()),
-        ("cross_term", pa.float64()),
-        ("self_term", pa.float64()),
-        ("top_k", pa.float64()),
-        ("top_patch", pa.int32()),
-        ("patches", pa.int32()),
-        ("p_value", pa.float64()),
-        ("domain", pa.string()),
-        ("in_support", pa.bool_()),
-        ("scored_at", pa.timestamp("us", tz="UTC")),
-    ]
-)
 
 
 def part_path(folder: str, shard: Shard, key: WorkKey) -> str:
@@ -153,7 +124,7 @@ class PartWriter:
     def flush(self) -> None:
         """Writes the rows that were gathered."""
         if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=SCHEMA))
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=part_schema()))
         self._rows, self._text = [], 0
 
     def close_with(self, outcome: ShardOutcome) -> None:
@@ -166,7 +137,7 @@ class PartWriter:
 @contextmanager
 def part_writer(path: str) -> Iterator[PartWriter]:
     """Opens a part that appears under ``path``, whole and synced, only if the block ends well; otherwise nothing stays."""
-    with writing(path) as sink, pq.ParquetWriter(sink, SCHEMA, compression="zstd") as writer:
+    with writing(path) as sink, pq.ParquetWriter(sink, part_schema(), compression="zstd") as writer:
         part = PartWriter(writer)
         yield part
         part.flush()

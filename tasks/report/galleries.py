@@ -6,6 +6,7 @@ from typing import Any
 
 import duckdb
 
+from tasks.parts.columns import COLUMNS
 from tasks.warehouse.attach import quoted
 
 MOST_GENERATED = "SELECT key, score, p_value, caption FROM scored ORDER BY score DESC, key LIMIT {n}"
@@ -131,12 +132,11 @@ def select(connection: duckdb.DuckDBPyConnection, gallery: Gallery, sources: Sou
 
 
 _DETAILS = """
-SELECT image_id::VARCHAR AS image_id, shard_id::VARCHAR AS shard_id, key, shard_url, left(url, 1000) AS url,
-       left(caption, 300) AS caption, {expression} AS source, score, p_value, decision, by_score, domain, in_support,
-       reviewed, left(r.reviewer, 100) AS reviewer, left(r.reason, 300) AS reviewer_said,
+SELECT d.* EXCLUDE (sidecar, decided_by) REPLACE (
+         image_id::VARCHAR AS image_id, shard_id::VARCHAR AS shard_id, run_id::VARCHAR AS run_id, left(url, 1000) AS url,
+         left(caption, 300) AS caption, strftime(scored_at, '%Y-%m-%d %H:%M UTC') AS scored_at{labelled}),
+       {expression} AS source, left(r.reviewer, 100) AS reviewer, left(r.reason, 300) AS reviewer_said,
        strftime(r.reviewed_at, '%Y-%m-%d %H:%M UTC') AS reviewed_at,
-       mmd2, cross_term, self_term, top_k, top_patch, patches, sha256, format, width, height, bytes, jpeg_quality, border_px,
-       resized, locator, run_id::VARCHAR AS run_id, strftime(scored_at, '%Y-%m-%d %H:%M UTC') AS scored_at,
        (SELECT any_value(kind) FROM shards WHERE shards.shard_id = d.shard_id) AS kind
 FROM decisions({line}) d LEFT JOIN (SELECT sha256, reviewer, reason, reviewed_at FROM reviewed) r USING (sha256)
 WHERE image_id IN (SELECT unnest($ids::UUID[]))
@@ -145,7 +145,9 @@ WHERE image_id IN (SELECT unnest($ids::UUID[]))
 
 def details(connection: duckdb.DuckDBPyConnection, ids: Sequence[str], sources: Sources, line: float) -> dict[str, Any]:
     """Everything that the warehouse knows of some scored images, by image id."""
-    sql = _DETAILS.format(expression=sources.expression, line=number(line))
+    text = [column.name for column in COLUMNS if column.label and column.sql == "VARCHAR"]
+    labelled = "".join(f", left({name}, 300) AS {name}" for name in text)
+    sql = _DETAILS.format(expression=sources.expression, line=number(line), labelled=labelled)
     return {row["image_id"]: row for row in rows(connection, sql, {"names": list(sources.names), "ids": list(ids)})}
 
 

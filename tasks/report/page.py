@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from tasks.parts.columns import COLUMNS
 from tasks.report import facts
 from tasks.report import galleries as selection
 from tasks.report.folder import PICTURES
@@ -106,6 +107,11 @@ def _data(found: dict[str, Any]) -> dict[str, Any]:
             domain: found["bank_sources"].get(domain, []) for domain in {row["domain"] for row in found["budgets"]}
         },
         "line": found["line"],
+        "columns": [
+            {"name": column.name, "tables": column.tables, "sql": column.sql, "label": column.label, "hint": column.hint}
+            for column in COLUMNS
+            if column.label
+        ],
         "pictures": PICTURES,
         "noEvidence": found["no_evidence"],
         "images": {identity: _record(row) for identity, row in found["images"].items()},

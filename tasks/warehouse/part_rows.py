@@ -1,22 +1,14 @@
-"""What a part gives to the tables of the warehouse."""
+"""The rows that a part brings to each table of the warehouse."""
 
 from mdmf_core.digests import digest_of, short_id
+from tasks.parts.columns import Column, Table, columns_of, part_schema
 from tasks.parts.outcome import ShardOutcome
 from tasks.warehouse.attach import quoted
 
-# Of shard, key and content: the same member has the same id in every run.
-_IMAGE_ID = "left(sha256(concat_ws(chr(0), '{shard}', key, p.sha256)), 32)::UUID AS image_id"
-# What a part gives to each table, beside the ids of shard, scorer, bank, calibration and run.
-# A sidecar that is not JSON travels as a JSON string, so that a foreign file cannot stop a commit.
-_FROM_PART = {
-    "images": f"SELECT {_IMAGE_ID}, key, p.sha256 AS sha256, format, width, height, bytes, locator, jpeg_quality, border_px, "
-    "resized, caption, url, CASE WHEN json_valid(sidecar) THEN sidecar::JSON ELSE to_json(sidecar) END AS sidecar "
-    "FROM read_parquet({file}) p WHERE format IS NOT NULL",
-    "scores": f"SELECT {_IMAGE_ID}, score, mmd2, cross_term, self_term, top_k, top_patch, patches, p_value, domain, "
-    "in_support, scored_at, CASE WHEN contains(url, '://') THEN split_part(url, '/', 3) END AS host "
-    "FROM read_parquet({file}) p WHERE reason IS NULL",
-    "exclusions": f"SELECT {_IMAGE_ID}, key, reason, detail FROM read_parquet({{file}}) p WHERE reason IS NOT NULL",
-}
+# The digest of shard, key and content, so that a member has one id in every run.
+_IMAGE_ID = "left(sha256(concat_ws(chr(0), '{shard}', p.key, p.sha256)), 32)::UUID"
+_HOST = "CASE WHEN contains(url, '://') THEN split_part(url, '/', 3) END AS host"
+_WHICH: dict[Table, str] = {"images": "format IS NOT NULL", "scores": "reason IS NULL", "exclusions": "reason IS NOT NULL"}
 
 
 def shard_id(outcome: ShardOutcome) -> str:
@@ -24,6 +16,27 @@ def shard_id(outcome: ShardOutcome) -> str:
     return str(short_id(digest_of({"url": outcome.url, "size": outcome.size_bytes, "digest": outcome.digest})))
 
 
-def from_part(table: str, outcome: ShardOutcome) -> str:
-    """The query for what a part gives to ``images``, ``scores`` or ``exclusions``."""
-    return _FROM_PART[table].format(shard=shard_id(outcome), file=quoted(outcome.part or ""))
+def from_part(table: Table, outcome: ShardOutcome) -> str:
+    """The query for what a part brings to a table, without the ids of shard, scorer, bank, calibration and run."""
+    values = [f"{_IMAGE_ID.format(shard=shard_id(outcome))} AS image_id", *map(_landed, columns_of(table))]
+    if table == "scores":
+        values.append(_HOST)
+    # The empty rows of NULLs lend their columns to a part that was written before one of them existed.
+    nulls = ", ".join(f"NULL AS {name}" for name in part_schema().names)
+    rows = f"FROM read_parquet({quoted(outcome.part or '')}) UNION ALL BY NAME SELECT {nulls} WHERE false"
+    return f"SELECT {', '.join(values)} FROM ({rows}) p WHERE {_WHICH[table]}"
+
+
+def _landed(column: Column) -> str:
+    """A column of a part as SQL for the value that lands."""
+    value = f"p.{column.name}"
+    if column.absent is not None:
+        value = f"coalesce({value}, {quoted(str(column.absent))}::{column.sql})"
+    if column.sql == "JSON":  # a sidecar that is not JSON lands as a JSON string, so that a foreign file cannot stop a commit
+        return f"CASE WHEN json_valid({value}) THEN {value}::JSON ELSE to_json({value}) END AS {column.name}"
+    return f"{value}::{column.sql} AS {column.name}"
+
+
+def compared_columns(table: Table) -> list[str]:
+    """The columns in which `mdmf verify` compares the rows of a table with those of the parts, in the order of the hash."""
+    return ["image_id", *(column.name for column in columns_of(table) if column.compared)]

@@ -26,10 +26,10 @@ CREATE TABLE accounting AS
 _VIEWS = """
 CREATE VIEW scored AS
   SELECT p.* EXCLUDE (part, reason, detail, sidecar), TRY_CAST(sidecar AS JSON) AS sidecar, a.url AS shard_url, a.run_id
-  FROM read_parquet({parts}, filename = 'part') p JOIN accounting a USING (part) WHERE reason IS NULL;
+  FROM read_parquet({parts}, filename = 'part', union_by_name = true) p JOIN accounting a USING (part) WHERE reason IS NULL;
 CREATE VIEW excluded AS
   SELECT p.key, p.reason, p.detail, a.url AS shard_url, a.run_id
-  FROM read_parquet({parts}, filename = 'part') p JOIN accounting a USING (part) WHERE reason IS NOT NULL;
+  FROM read_parquet({parts}, filename = 'part', union_by_name = true) p JOIN accounting a USING (part) WHERE reason IS NOT NULL;
 """
 
 

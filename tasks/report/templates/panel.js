@@ -88,6 +88,10 @@ function list(rows) {
   }
   return made;
 }
+function labelled(table, image) {
+  const shown = (value, type) => (value === null ? null : type === "DOUBLE" ? show4(value) : type === "BOOLEAN" ? (value ? "yes" : "no") : value);
+  return data.columns.filter((column) => column.tables.includes(table)).map(({ name, label, hint, sql }) => [label, shown(image[name], sql), hint]);
+}
 function facts(id, image) {
   const known = data.lineage;
   const run = data.runs[image.run_id] ?? {};
@@ -99,17 +103,14 @@ function facts(id, image) {
       ["reviewed", image.reviewed && `${image.reviewed} by ${image.reviewer}, ${image.reviewed_at}`, image.reviewer_said],
       ["by score", image.reviewed && image.by_score, budget],
       ["p-value", show4(image.p_value)],
-      ["score", show4(image.score), "higher = more likely generated"], ["mmd2", show4(image.mmd2), "distance from the bank, squared"],
-      ["cross term", show4(image.cross_term), "low = far from real"], ["self term", show4(image.self_term), "high = patches alike"],
-      ["top k", show4(image.top_k), "density of the farthest patches"], ["patches", image.patches, `farthest: #${image.top_patch}`],
+      ...labelled("scores", image), ["patches", image.patches, `farthest: #${image.top_patch}`],
       ["witness", image.evidence ? show4(image.evidence.witness) : null, "mean = self - cross"],
       ["rare patches", image.evidence ? `${image.evidence.rare} of ${image.patches}` : null, "at most 1 % of real ones so rare"],
       ["slice", image.domain, image.in_support ? "" : "does not cover this image"]]),
     element("h3", {}, "Image"), list([
       ["key", image.key], ["shard", image.shard_url], ["source", image.source], ["url", image.url], ["caption", image.caption],
       ["file", `${image.format} ${image.width} × ${image.height}, ${Math.ceil(image.bytes / 1000)} kB`],
-      ["JPEG quality", image.jpeg_quality], ["border", image.border_px ? `${image.border_px} px, not scored` : null],
-      ["resized", image.resized === null ? null : image.resized ? "yes" : "no"], ["sha256", image.sha256], ["image id", id]]),
+      ...labelled("images", image), ["border", image.border_px ? `${image.border_px} px, not scored` : null], ["sha256", image.sha256], ["image id", id]]),
     element("h3", {}, "Lineage"), list([
       ["scorer", known.scorer, known.scorer_digest, "digest"], ["bank", `${known.bank}@${known.bank_version}`, known.bank_digest, "digest"],
       ["calibration", `${known.calibration_images} real images`, known.calibration_digest, "digest"],
