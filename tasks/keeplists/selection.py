@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from mdmf_core.errors import MdmfError, WarehouseError
 from tasks.warehouse.attach import quoted
+from tasks.warehouse.records import column_names
 
 Which = Literal["kept", "flagged", "unsure", "surely", "discoveries"]
 Uid = Literal["none", "sidecar", "image_id"]
@@ -154,7 +155,7 @@ def _require_one_select(connection: duckdb.DuckDBPyConnection, sql: str) -> set[
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         raise MdmfError(f"{sql}: one SELECT is allowed, nothing else")
     connection.execute(f"SELECT * FROM ({sql}\n) LIMIT 0").fetchall()
-    return {column[0] for column in connection.description or []}
+    return set(column_names(connection))
 
 
 def _require_known(connection: duckdb.DuckDBPyConnection, reasons: tuple[str, ...]) -> None:
@@ -176,4 +177,4 @@ def _require_known(connection: duckdb.DuckDBPyConnection, reasons: tuple[str, ..
 
 def _columns(connection: duckdb.DuckDBPyConnection) -> list[str]:
     connection.execute("SELECT * FROM scored LIMIT 0").fetchall()
-    return [column[0] for column in connection.description or []]
+    return column_names(connection)

@@ -34,7 +34,7 @@ class LandedShard:
     rows: int  # complete rows of this shard under this key: one
     repeated: int  # images with more than one row in scores or images
     without_image: int  # scores whose image is not in images
-    held: dict[str, RowsDigest]  # by table
+    held: dict[Table, RowsDigest]
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,7 @@
 """Parts that no complete shard of the warehouse knows: finished and never landed, outdated, or damaged."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
 
 import duckdb
 import pyarrow.compute as pc
@@ -13,6 +11,7 @@ from mdmf_core.collections.folder import slice_of
 from mdmf_core.errors import PartDamaged
 from mdmf_core.records import Shard
 from tasks.maintenance import repairs
+from tasks.maintenance.findings import Problem
 from tasks.maintenance.recount import LandedShard, Recount
 from tasks.parts.outcome import ShardOutcome, WorkKey
 from tasks.parts.part_files import list_parts, part_at_hand, part_path
@@ -20,16 +19,6 @@ from tasks.warehouse.part_rows import shard_id
 from tasks.warehouse.warehouse import Warehouse
 
 Ids = tuple[str, str, str]
-
-
-class Stray(NamedTuple):
-    """What is wrong with such a part, and what mends it."""
-
-    check: str
-    subject: str
-    detail: str
-    mend: Callable[[], object] | None
-    note: bool
 
 
 def unknown_parts(folder: str, listed: list[str], state: Recount) -> list[str]:
@@ -51,7 +40,7 @@ def not_landed(connection: duckdb.DuckDBPyConnection, folder: str) -> list[str]:
 
 def stray_parts(
     warehouse: Warehouse, folder: str, listed: list[str], state: Recount
-) -> tuple[list[Stray], set[tuple[str, Ids | None]]]:
+) -> tuple[list[Problem], set[tuple[str, Ids | None]]]:
     """Every unknown part, those to land oldest first; and the shards, with and without ids, that landing them makes whole."""
     found, to_land, covered = [], [], set()
     current: dict[tuple[str, Ids], list[LandedShard]] = {}
@@ -63,28 +52,26 @@ def stray_parts(
             with part_at_hand(path) as near:
                 outcome, scored_at = replace(near, part=path), _newest(near.part or path)
         except (PartDamaged, OSError) as error:
-            found.append(
-                Stray("damaged part", path, f"{error}; the repair renames it", partial(repairs.set_aside, path), False)
-            )
+            found.append(Problem("damaged part", path, f"{error}; the repair renames it", partial(repairs.set_aside, path)))
             continue
         key = _key(folder, path, outcome, state.keys)
         if key is None:
             detail = (
                 f"of {outcome.url}, by a scorer, bank or calibration that the registry does not know; curate with it to land it"
             )
-            found.append(Stray("unknown part", path, detail, None, False))
+            found.append(Problem("unknown part", path, detail))
             continue
         scorer, bank, calibration = key.ids
         ids = scorer, bank, calibration
         if _outdated(outcome, scored_at, current.get((slice_of(outcome.url)[0], ids), [])):
             detail = f"of {outcome.url}, whose content was landed from a later part; it may be removed"
-            found.append(Stray("outdated part", path, detail, None, True))
+            found.append(Problem("outdated part", path, detail, note=True))
             continue
         detail = f"{outcome.members} members of {outcome.url} were never landed; the repair lands it, or the next run does"
         mend = partial(repairs.land_stray, warehouse, outcome, key)
-        to_land.append((scored_at or 0, Stray("orphan part", path, detail, mend, False)))
+        to_land.append((scored_at or 0, Problem("orphan part", path, detail, mend)))
         covered |= {(shard_id(outcome), ids), (shard_id(outcome), None)}
-    return found + [stray for _, stray in sorted(to_land, key=lambda pair: pair[0])], covered
+    return found + [problem for _, problem in sorted(to_land, key=lambda pair: pair[0])], covered
 
 
 def _key(folder: str, path: str, outcome: ShardOutcome, keys: list[WorkKey]) -> WorkKey | None:

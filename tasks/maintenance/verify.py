@@ -46,7 +46,7 @@ def verify(
         state = holdings(connection)
     problems = [*_shards(warehouse, folder, state, progress), *_two_contents(warehouse, state)]
     stray, covered = stray_parts(warehouse, folder, listed, state)
-    problems += [Problem(*facts) for facts in stray]
+    problems += stray
     problems += _orphan_rows(state, covered)
     problems += _leftovers(warehouse, folder, state)
     return behind + [problem.settle(repair) for problem in problems]

@@ -6,7 +6,8 @@ from typing import Any
 import duckdb
 
 from mdmf_core.banks.calibration import BUDGETS, Calibration, budget
-from tasks.report.galleries import Rows, Sources, number, rows
+from tasks.report.galleries import Sources, number
+from tasks.warehouse.records import Records, records
 
 ACCOUNTING = (
     "SELECT state, count(*) AS shards, sum(members)::BIGINT AS members, sum(scored)::BIGINT AS scored, "
@@ -29,12 +30,12 @@ FROM promoted p JOIN scorers s USING (scorer_id) JOIN banks b USING (bank_id) JO
 
 def lineage(connection: duckdb.DuckDBPyConnection) -> dict[str, Any] | None:
     """Scorer, bank and calibration that the views show; None in a warehouse that has none yet."""
-    return next(iter(rows(connection, _LINEAGE)), None)
+    return next(iter(records(connection, _LINEAGE)), None)
 
 
 def scorer_reference(connection: duckdb.DuckDBPyConnection, scorer_id: str) -> str | None:
     """How the newest run with this scorer named it; None when no run did."""
-    found = rows(
+    found = records(
         connection,
         "SELECT parameters->>'scorer' AS scorer FROM runs WHERE scorer_id = $id::UUID AND parameters->>'scorer' IS NOT NULL "
         "ORDER BY started_at DESC LIMIT 1",
@@ -45,7 +46,7 @@ def scorer_reference(connection: duckdb.DuckDBPyConnection, scorer_id: str) -> s
 
 def runs(connection: duckdb.DuckDBPyConnection, ids: set[str]) -> dict[str, Any]:
     """The runs that scored some images, by id."""
-    found = rows(
+    found = records(
         connection,
         "SELECT run_id::VARCHAR AS run_id, flow, source, code_version, device, strftime(started_at, '%Y-%m-%d %H:%M UTC') AS "
         "started FROM runs WHERE run_id IN (SELECT unnest($ids::UUID[]))",
@@ -54,9 +55,9 @@ def runs(connection: duckdb.DuckDBPyConnection, ids: set[str]) -> dict[str, Any]
     return {row.pop("run_id"): row for row in found}
 
 
-def bank_sources(connection: duckdb.DuckDBPyConnection) -> dict[str, Rows]:
+def bank_sources(connection: duckdb.DuckDBPyConnection) -> dict[str, Records]:
     """Where the real images behind each slice of the bank come from, by domain, the largest sources first."""
-    found = rows(
+    found = records(
         connection,
         "SELECT domain, source, count(*) AS images FROM bank_members JOIN promoted USING (bank_id) GROUP BY domain, source "
         "QUALIFY row_number() OVER (PARTITION BY domain ORDER BY count(*) DESC, source) <= 8 "
@@ -84,13 +85,13 @@ def reviewed_precision_sql(line: float) -> str:
     )
 
 
-def line_of(slices: Rows) -> float:
+def line_of(slices: Records) -> float:
     """The budget that the report draws: 5 %, or the smallest that any slice can keep."""
     smallest: float = min(part["smallest_budget"] for part in slices)
     return max(_PREFERRED, smallest)
 
 
-def edges_of(slices: Rows, line: float) -> list[float]:
+def edges_of(slices: Records, line: float) -> list[float]:
     """Upper edges of the bins of p-values: every usual budget that some slice can keep, the line, one half and one."""
     smallest = min(part["smallest_budget"] for part in slices)
     return sorted({edge for edge in BUDGETS if edge >= smallest} | {line, 0.5, 1.0})
@@ -114,7 +115,7 @@ def null_share(low: float, high: float, images: int) -> float:
     return (math.floor(high * (images + 1) + 1e-9) - math.floor(low * (images + 1) + 1e-9)) / (images + 1)
 
 
-def histograms(counts: Rows, sources: Sources, slices: Rows, edges: list[float]) -> Rows:
+def histograms(counts: Records, sources: Sources, slices: Records, edges: list[float]) -> Records:
     """One histogram a source: share of its images in every bin, and the share that real images alone would give."""
     calibrated = {part["domain"]: part["images"] for part in slices}
     found = []
@@ -134,7 +135,7 @@ def histograms(counts: Rows, sources: Sources, slices: Rows, edges: list[float])
     return found
 
 
-def score_lines(budgets: Rows, calibration: Calibration) -> None:
+def score_lines(budgets: Records, calibration: Calibration) -> None:
     """Sets ``score`` of every budget: what scores above it is flagged."""
     scores = {part.domain: part.scores for part in calibration.slices}
     for row in budgets:
@@ -142,9 +143,9 @@ def score_lines(budgets: Rows, calibration: Calibration) -> None:
         row["score"] = of_slice[-budget(len(of_slice), row["budget"]).rank]
 
 
-def budget_rows(connection: duckdb.DuckDBPyConnection, counts: Rows) -> Rows:
+def budget_rows(connection: duckdb.DuckDBPyConnection, counts: Records) -> Records:
     """Every budget of every slice: what it gives of real images, and how many images it flags here."""
-    found = rows(connection, BUDGET_TABLE)
+    found = records(connection, BUDGET_TABLE)
     for row in found:
         covered = [entry for entry in counts if entry["domain"] == row["domain"] and entry["in_support"]]
         row["images"] = sum(entry["images"] for entry in covered)

@@ -8,6 +8,7 @@ import duckdb
 
 from tasks.parts.columns import COLUMNS
 from tasks.warehouse.attach import quoted
+from tasks.warehouse.records import Records, records
 
 MOST_GENERATED = "SELECT key, score, p_value, caption FROM scored ORDER BY score DESC, key LIMIT {n}"
 MOST_REAL = "SELECT key, score, p_value, caption FROM scored ORDER BY score, key LIMIT {n}"
@@ -18,15 +19,6 @@ OTHER = "(other sources)"
 
 _FOLDER = r"regexp_replace(shard_url, '(#slice=\d+of\d+|/[^/]*)$', '')"
 _HOST = "coalesce(nullif(regexp_extract(url, '://([^/:?#]+)', 1), ''), '(no url)')"
-
-Rows = list[dict[str, Any]]
-
-
-def rows(connection: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, Any] | None = None) -> Rows:
-    """The result of one query, one record a row."""
-    found = connection.execute(sql, parameters or {}).fetchall()
-    names = [column[0] for column in connection.description or []]
-    return [dict(zip(names, row, strict=True)) for row in found]
 
 
 @dataclass(frozen=True)
@@ -40,10 +32,12 @@ class Sources:
     @classmethod
     def of(cls, connection: duckdb.DuckDBPyConnection) -> "Sources":
         """Of all scored images, in one scan."""
-        folders = rows(connection, f"SELECT DISTINCT {_FOLDER} AS name FROM (SELECT url AS shard_url FROM accounting) LIMIT 2")
-        hosted = rows(connection, "SELECT 1 FROM scored WHERE url IS NOT NULL LIMIT 1")
+        folders = records(
+            connection, f"SELECT DISTINCT {_FOLDER} AS name FROM (SELECT url AS shard_url FROM accounting) LIMIT 2"
+        )
+        hosted = records(connection, "SELECT 1 FROM scored WHERE url IS NOT NULL LIMIT 1")
         kind, name = ("host", _HOST) if len(folders) < 2 and hosted else ("folder", _FOLDER)
-        largest = rows(
+        largest = records(
             connection, f"SELECT {name} AS name, count(*) AS n FROM scored GROUP BY 1 ORDER BY n DESC, name LIMIT {SOURCES}"
         )
         names = tuple(row["name"] for row in largest)
@@ -121,8 +115,8 @@ def select(connection: duckdb.DuckDBPyConnection, gallery: Gallery, sources: Sou
     that of its fields, so this is the order of the SQL that the page shows.
     """
     if not gallery.by_source:
-        return [str(row["image_id"]) for row in rows(connection, shown_sql(gallery, sources))]
-    found = rows(
+        return [str(row["image_id"]) for row in records(connection, shown_sql(gallery, sources))]
+    found = records(
         connection,
         f"SELECT source, min(row({gallery.order}, image_id), {sources.per_source}) AS least "
         f"FROM (SELECT *, {sources.expression} AS source FROM {gallery.view}) GROUP BY source",
@@ -148,7 +142,7 @@ def details(connection: duckdb.DuckDBPyConnection, ids: Sequence[str], sources: 
     text = [column.name for column in COLUMNS if column.label and column.sql == "VARCHAR"]
     labelled = "".join(f", left({name}, 300) AS {name}" for name in text)
     sql = _DETAILS.format(expression=sources.expression, line=number(line), labelled=labelled)
-    return {row["image_id"]: row for row in rows(connection, sql, {"names": list(sources.names), "ids": list(ids)})}
+    return {row["image_id"]: row for row in records(connection, sql, {"names": list(sources.names), "ids": list(ids)})}
 
 
 REASON_COUNTS = "SELECT reason, count(*) AS members FROM excluded GROUP BY reason ORDER BY members DESC, reason"
@@ -164,12 +158,12 @@ ORDER BY e.reason, e.image_id
 """
 
 
-def excluded(connection: duckdb.DuckDBPyConnection) -> Rows:
+def excluded(connection: duckdb.DuckDBPyConnection) -> Records:
     """Reasons, the most frequent first, each with its count and some members that got it."""
-    members = rows(connection, _EXCLUDED)
+    members = records(connection, _EXCLUDED)
     return [
         reason | {"images": [row for row in members if row["reason"] == reason["reason"]], "sql": EXCLUDED_SQL.format(**reason)}
-        for reason in rows(connection, f"{REASON_COUNTS} LIMIT {REASONS}")
+        for reason in records(connection, f"{REASON_COUNTS} LIMIT {REASONS}")
     ]
 
 

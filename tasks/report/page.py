@@ -15,6 +15,7 @@ from tasks.report import facts
 from tasks.report import galleries as selection
 from tasks.report.folder import PICTURES
 from tasks.report.pictures import DENSITY, WITNESS, colours
+from tasks.warehouse.records import Records
 
 _LONGEST = 500  # characters of a key or path that the page shows; hostile ones can be megabytes
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 360, 168, 34, 34, 16  # of a histogram, in its own units
@@ -63,7 +64,7 @@ def render(found: dict[str, Any]) -> bytes:
     return text.encode()
 
 
-def charts(histograms: selection.Rows, line: float) -> selection.Rows:
+def charts(histograms: Records, line: float) -> Records:
     """Histograms as rectangles: bars for the images, a mark for what real images alone would give, all to one scale."""
     shares = [max(bin["images"], bin["expected"]) / max(row["covered"], 1) for row in histograms for bin in row["bins"]]
     top = max(0.1, math.ceil(10 * max(shares, default=0)) / 10)

@@ -12,6 +12,7 @@ from tasks.report.page import render
 from tasks.report.pictures import Pictures, limit_of, look, maps
 from tasks.scoring.loading import load_setup
 from tasks.scoring.scoring_setup import ScoringSetup
+from tasks.warehouse.records import Records, records
 from tasks.warehouse.warehouse import Warehouse
 
 
@@ -72,14 +73,14 @@ def _gather(warehouse: Warehouse) -> dict[str, Any] | None:
     """Everything that the warehouse says, in one visit; it is not held open while pictures are read."""
     with warehouse.connect(read_only=True) as connection:
         known = facts.lineage(connection)
-        if known is None or not selection.rows(connection, "SELECT 1 FROM accounting LIMIT 1"):
+        if known is None or not records(connection, "SELECT 1 FROM accounting LIMIT 1"):
             return None
-        slices = selection.rows(connection, "SELECT domain, images, smallest_budget FROM slices")
+        slices = records(connection, "SELECT domain, images, smallest_budget FROM slices")
         line = facts.line_of(slices)
         sources = selection.Sources.of(connection)
         edges = facts.edges_of(slices, line)
-        counts = selection.rows(connection, facts.counts_sql(sources, edges, line), {"names": list(sources.names)})
-        galleries: selection.Rows = [
+        counts = records(connection, facts.counts_sql(sources, edges, line), {"names": list(sources.names)})
+        galleries: Records = [
             {"gallery": gallery, "ids": selection.select(connection, gallery, sources),
              "sql": selection.shown_sql(gallery, sources)}
             for gallery in selection.galleries(line)
@@ -92,17 +93,17 @@ def _gather(warehouse: Warehouse) -> dict[str, Any] | None:
             "runs": facts.runs(connection, {row["run_id"] for row in images.values()}),
             "bank_sources": facts.bank_sources(connection),
             "line": line,
-            "accounting": selection.rows(connection, facts.ACCOUNTING),
-            "unfinished": selection.rows(connection, facts.UNFINISHED),
+            "accounting": records(connection, facts.ACCOUNTING),
+            "unfinished": records(connection, facts.UNFINISHED),
             "sources": sources,
             "edges": edges,
             "histograms": facts.histograms(counts, sources, slices, edges),
             "counts_sql": selection.written_out(facts.counts_sql(sources, edges, line), sources),
             "budgets": facts.budget_rows(connection, counts),
-            "prevalence": selection.rows(connection, facts.PREVALENCE),
-            "precision": selection.rows(connection, facts.precision_sql(line)),
-            "by_review": selection.rows(connection, facts.by_review_sql(line)),
-            "reviewed_precision": selection.rows(connection, facts.reviewed_precision_sql(line)),
+            "prevalence": records(connection, facts.PREVALENCE),
+            "precision": records(connection, facts.precision_sql(line)),
+            "by_review": records(connection, facts.by_review_sql(line)),
+            "reviewed_precision": records(connection, facts.reviewed_precision_sql(line)),
             "galleries": galleries,
             "images": {identity: images[identity] for identity in chosen if identity in images},
             "excluded": selection.excluded(connection),

@@ -16,6 +16,7 @@ from tasks.reviews.csv_files import Review, cell, parse, refuse
 from tasks.storage.checked_reads import read_bytes
 from tasks.warehouse.commits import commit
 from tasks.warehouse.migrations import migrate
+from tasks.warehouse.records import Records, records
 from tasks.warehouse.warehouse import Warehouse
 
 
@@ -146,9 +147,7 @@ def _is_known(review: Review, said: _Said, file_sha256: str) -> bool:
     return any(file == file_sha256 for *_, file in said) or bool(said and said[-1][:2] == (review.verdict, review.reason))
 
 
-def next_to_review(warehouse: Warehouse, budget: float, n: int) -> list[dict[str, Any]]:
+def next_to_review(warehouse: Warehouse, budget: float, n: int) -> Records:
     """The next n flagged images of the review order that nobody has looked at."""
     with warehouse.connect(read_only=True) as connection:
-        rows = connection.execute("SELECT * FROM review_sample(?, ?)", [budget, n]).fetchall()
-        names = [column[0] for column in connection.description or []]
-    return [dict(zip(names, row, strict=True)) for row in rows]
+        return records(connection, "SELECT * FROM review_sample(?, ?)", [budget, n])

@@ -5,16 +5,17 @@ from typing import Any
 import duckdb
 
 from mdmf_core.errors import ArtifactError
+from tasks.warehouse.records import Records, records
 from tasks.warehouse.registry import find
 
 
-def listing(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+def listing(connection: duckdb.DuckDBPyConnection) -> Records:
     """One row per bank and calibration, with the aliases that point there and the images scored."""
     aliases: dict[tuple[str, str], list[str]] = {}
     for (name,) in connection.execute("SELECT DISTINCT alias FROM bank_aliases ORDER BY alias").fetchall():
         entry = find(connection, f"@{name}")
         aliases.setdefault((entry.bank_id, entry.calibration_id), []).append(f"@{name}")
-    rows = _rows(
+    rows = records(
         connection,
         "SELECT b.name || '@' || b.version AS bank, c.version AS cal, '' AS alias, b.images, c.images AS calibrated, "
         "c.smallest_budget AS fpr_from, coalesce(sum(s.scored), 0)::BIGINT AS scored, b.bank_id::VARCHAR AS bank_id, "
@@ -31,12 +32,9 @@ def listing(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
     return rows
 
 
-Rows = list[dict[str, Any]]
-
-
 def describe(
     connection: duckdb.DuckDBPyConnection, reference: str, calibration: int | None
-) -> tuple[dict[str, Any], Rows, Rows]:
+) -> tuple[dict[str, Any], Records, Records]:
     """A bank's facts, what its budgets give, and the history of its promotions."""
     entry = find(connection, reference, calibration)
     digest, points, patches, images, sigma, error, registered, scorer = connection.execute(
@@ -50,13 +48,13 @@ def describe(
         "error": f"{error:.5f}", "bandwidth": f"{sigma:.4f}",
         "calibration": f"{entry.calibration_version} ({entry.calibration_url or 'in its directory'})",
     }  # fmt: skip
-    budgets = _rows(
+    budgets = records(
         connection,
         "SELECT s.domain, s.images, b.budget, b.low, b.high, b.sure_line FROM calibration_slices s "
         "LEFT JOIN calibration_budgets b USING (calibration_id, domain) WHERE s.calibration_id = ? ORDER BY ALL",
         [entry.calibration_id],
     )
-    history = _rows(
+    history = records(
         connection,
         "SELECT a.alias, strftime(a.promoted_at, '%Y-%m-%d %H:%M:%S') AS promoted_at, c.version AS calibration "
         "FROM bank_aliases a JOIN calibrations c USING (calibration_id) WHERE a.bank_id = ? ORDER BY a.promoted_at",
@@ -65,13 +63,13 @@ def describe(
     return facts, budgets, history
 
 
-def difference(connection: duckdb.DuckDBPyConnection, bank_a: str, bank_b: str, fpr: float) -> tuple[Rows, Rows]:
+def difference(connection: duckdb.DuckDBPyConnection, bank_a: str, bank_b: str, fpr: float) -> tuple[Records, Records]:
     """The two banks' facts side by side, and the images that crossed the line."""
     a, b = find(connection, bank_a), find(connection, bank_b)
     if a.scorer_id != b.scorer_id:
         raise ArtifactError(f"{a.title} and {b.title} were built with different scorers ({a.scorer_id}, {b.scorer_id})")
     counts = {
-        title: _rows(
+        title: records(
             connection,
             "SELECT version, points, patches, coreset_error AS error, images, "
             "(SELECT count(*) FROM (SELECT sha256 FROM bank_members m WHERE m.bank_id = b.bank_id "
@@ -82,11 +80,5 @@ def difference(connection: duckdb.DuckDBPyConnection, bank_a: str, bank_b: str, 
         for title, one, other in ((bank_a, a, b), (bank_b, b, a))
     }
     facts = [{"": name, bank_a: counts[bank_a][name], bank_b: counts[bank_b][name]} for name in counts[bank_a]]
-    crossed = _rows(connection, "SELECT * FROM crossed(?, ?, ?)", [a.bank_id, b.bank_id, fpr])
+    crossed = records(connection, "SELECT * FROM crossed(?, ?, ?)", [a.bank_id, b.bank_id, fpr])
     return facts, crossed
-
-
-def _rows(connection: duckdb.DuckDBPyConnection, sql: str, parameters: list[Any]) -> Rows:
-    rows = connection.execute(sql, parameters).fetchall()
-    names = [column[0] for column in connection.description or []]
-    return [dict(zip(names, row, strict=True)) for row in rows]
