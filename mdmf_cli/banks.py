@@ -125,11 +125,11 @@ def verify(
 @bank_app.command("list")
 def list_banks(warehouse: WarehouseOption = "warehouse.duckdb") -> None:
     """Every bank and calibration that the registry knows."""
-    from tasks.warehouse.registry_tables import listing
+    from tasks.warehouse.registry_tables import bank_list
     from tasks.warehouse.warehouse import Warehouse
 
     with plain_errors(), Warehouse.at(warehouse).connect(read_only=True) as connection:
-        rows = listing(connection)
+        rows = bank_list(connection)
     print_rows(rows, list(rows[0]) if rows else ["bank"])
 
 

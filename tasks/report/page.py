@@ -11,8 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tasks.parts.columns import COLUMNS
-from tasks.report import facts
-from tasks.report import galleries as selection
+from tasks.report import facts, galleries
 from tasks.report.folder import PICTURES
 from tasks.report.pictures import DENSITY, WITNESS, colours
 from tasks.warehouse.records import Records
@@ -57,7 +56,7 @@ def render(found: dict[str, Any]) -> bytes:
                 "precision": facts.precision_sql(found["line"]),
                 "by_review": facts.by_review_sql(found["line"]),
                 "reviewed": facts.reviewed_precision_sql(found["line"]),
-                "reasons": selection.REASON_COUNTS,
+                "reasons": galleries.REASON_COUNTS,
             },
         }
     )
@@ -89,7 +88,7 @@ def charts(histograms: Records, line: float) -> Records:
     return found
 
 
-def _shared_folder(sources: selection.Sources) -> str:
+def _shared_folder(sources: galleries.Sources) -> str:
     """What the names of several folders begin with alike, so that the page need not repeat it."""
     if sources.kind == "host" or len(sources.names) < 2:
         return ""

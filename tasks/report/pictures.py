@@ -26,7 +26,7 @@ from tasks.scoring.stage_threads import in_order
 from tasks.storage.filesystems import is_remote
 
 SIDE = 240  # longest side of thumbnails and maps, pixels
-MAX_THUMBNAIL, MAX_MAP = 24_000, 4_000  # bytes; with the counts in ``selection`` they keep a report under 30 MB
+MAX_THUMBNAIL, MAX_MAP = 24_000, 4_000  # bytes; with the counts in ``tasks.report.galleries`` they keep a report under 30 MB
 RAREST = 0.001  # lower end of the density map's colours
 # Safe for colour-blind readers: one runs from purple over white to orange, the other from yellow (rare) to dark blue.
 WITNESS, DENSITY = "PuOr_r", "cividis_r"

@@ -5,8 +5,7 @@ from typing import Any
 
 from mdmf_core.digests import short_id
 from mdmf_core.errors import MdmfError
-from tasks.report import facts
-from tasks.report import galleries as selection
+from tasks.report import facts, galleries
 from tasks.report.folder import require_ours, write_folder
 from tasks.report.page import render
 from tasks.report.pictures import Pictures, limit_of, look, maps
@@ -77,16 +76,16 @@ def _gather(warehouse: Warehouse) -> dict[str, Any] | None:
             return None
         slices = records(connection, "SELECT domain, images, smallest_budget FROM slices")
         line = facts.line_of(slices)
-        sources = selection.Sources.of(connection)
+        sources = galleries.Sources.of(connection)
         edges = facts.edges_of(slices, line)
         counts = records(connection, facts.counts_sql(sources, edges, line), {"names": list(sources.names)})
-        galleries: Records = [
-            {"gallery": gallery, "ids": selection.select(connection, gallery, sources),
-             "sql": selection.shown_sql(gallery, sources)}
-            for gallery in selection.galleries(line)
+        shown: Records = [
+            {"gallery": gallery, "ids": galleries.select(connection, gallery, sources),
+             "sql": galleries.shown_sql(gallery, sources)}
+            for gallery in galleries.galleries(line)
         ]  # fmt: skip
-        chosen = list(dict.fromkeys(identity for each in galleries for identity in each["ids"]))
-        images = selection.details(connection, chosen, sources, line)
+        chosen = list(dict.fromkeys(identity for each in shown for identity in each["ids"]))
+        images = galleries.details(connection, chosen, sources, line)
         return {
             "warehouse": warehouse.spelled,
             "lineage": known,
@@ -98,15 +97,15 @@ def _gather(warehouse: Warehouse) -> dict[str, Any] | None:
             "sources": sources,
             "edges": edges,
             "histograms": facts.histograms(counts, sources, slices, edges),
-            "counts_sql": selection.written_out(facts.counts_sql(sources, edges, line), sources),
+            "counts_sql": galleries.written_out(facts.counts_sql(sources, edges, line), sources),
             "budgets": facts.budget_rows(connection, counts),
             "prevalence": records(connection, facts.PREVALENCE),
             "precision": records(connection, facts.precision_sql(line)),
             "by_review": records(connection, facts.by_review_sql(line)),
             "reviewed_precision": records(connection, facts.reviewed_precision_sql(line)),
-            "galleries": galleries,
+            "galleries": shown,
             "images": {identity: images[identity] for identity in chosen if identity in images},
-            "excluded": selection.excluded(connection),
+            "excluded": galleries.excluded(connection),
         }
 
 

@@ -12,7 +12,7 @@ from tasks.parts.part_files import finished_part
 from tasks.parts.store import store_of
 from tasks.storage.filesystems import is_remote, open_storage
 from tasks.warehouse.attach import quoted
-from tasks.warehouse.questions import frame
+from tasks.warehouse.questions import answer
 from tasks.warehouse.warehouse import Warehouse
 
 _ACCOUNTING = """
@@ -61,4 +61,4 @@ def connect_parts(warehouse: Warehouse) -> Iterator[duckdb.DuckDBPyConnection]:
 def query_parts(warehouse: Warehouse, sql: str) -> pd.DataFrame:
     """The result of one query on the parts as a frame."""
     with connect_parts(warehouse) as connection:
-        return frame(connection, sql)
+        return answer(connection, sql)

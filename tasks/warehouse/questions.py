@@ -16,10 +16,10 @@ _QUESTIONS = ("SELECT", "MULTI", "COPY", "EXPLAIN")  # MULTI: a PIVOT
 def query(warehouse: Warehouse, sql: str, parameters: list[Any] | None = None, as_of: str | None = None) -> pd.DataFrame:
     """The result of one read-only query as a frame."""
     with warehouse.connect(read_only=True, as_of=as_of) as connection:
-        return frame(connection, sql, parameters)
+        return answer(connection, sql, parameters)
 
 
-def frame(connection: duckdb.DuckDBPyConnection, sql: str, parameters: list[Any] | None = None) -> pd.DataFrame:
+def answer(connection: duckdb.DuckDBPyConnection, sql: str, parameters: list[Any] | None = None) -> pd.DataFrame:
     """The answer to a question as a frame.
 
     Raises:

@@ -9,7 +9,7 @@ from tasks.warehouse.records import Records, records
 from tasks.warehouse.registry import find
 
 
-def listing(connection: duckdb.DuckDBPyConnection) -> Records:
+def bank_list(connection: duckdb.DuckDBPyConnection) -> Records:
     """One row per bank and calibration, with the aliases that point there and the images scored."""
     aliases: dict[tuple[str, str], list[str]] = {}
     for (name,) in connection.execute("SELECT DISTINCT alias FROM bank_aliases ORDER BY alias").fetchall():

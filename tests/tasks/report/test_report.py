@@ -15,11 +15,11 @@ from corpus import corpus as corpus_files
 from fabricate import encoded, landed, write_folder, write_shard, write_tar
 from PIL import Image
 
-import tasks.report.galleries as selection
 import tasks.report.pictures as pictures
 from mdmf import to_pandas as query
 from mdmf_core.digests import sha256_hex
 from mdmf_core.errors import ArtifactError
+from tasks.report import galleries
 from tasks.report.facts import null_share
 from tasks.report.write import NoEvidence, load_evidence_setup, write_report
 from tasks.scoring.decoder_pool import decode_pool
@@ -70,7 +70,7 @@ def test_every_sql_on_the_page_runs_and_gives_what_the_page_shows(corpus, tmp_pa
     for slug in ("generated", "line", "review", "real", "random", "unsure"):
         ids = {str(identity) for identity in shown[slug]}
         assert any("image_id" in frame and {str(found) for found in frame["image_id"]} == ids for frame in results), slug
-    assert len(shown["generated"]) == 2 * selection.PER_SOURCE
+    assert len(shown["generated"]) == 2 * galleries.PER_SOURCE
     scores = query(str(corpus), "SELECT image_id::VARCHAR AS id, score FROM scored").set_index("id")["score"]
     assert [*scores[shown["generated"]]] == sorted(scores[shown["generated"]], reverse=True)
     assert scores[shown["generated"][0]] == scores.max()
@@ -139,11 +139,11 @@ def test_a_folder_that_is_not_ours_is_refused_and_stays_as_it_is(corpus, tmp_pat
 
 
 def test_a_report_of_any_table_stays_under_30_megabytes():
-    scored = 6 * selection.PER_GALLERY
-    left_out = selection.REASONS * selection.PER_REASON
+    scored = 6 * galleries.PER_GALLERY
+    left_out = galleries.REASONS * galleries.PER_REASON
     # A record with its evidence is at most 8 kB, its card 2 kB; the figures and the code take well under 1 MB.
     largest = (scored + left_out) * pictures.MAX_THUMBNAIL + scored * (2 * pictures.MAX_MAP + 10_000) + left_out * 2_000 + 1e6
-    assert len(selection.galleries(0.05)) == 6
+    assert len(galleries.galleries(0.05)) == 6
     assert largest < 30e6
 
 
@@ -193,15 +193,15 @@ def test_two_million_rows_of_many_hosts_give_a_bounded_selection(tmp_path):
     with Warehouse.at(path).connect(read_only=True) as connection:
         # DuckDB 2.0 needs over 600 MB for the window that the page shows, and under 400 MB for the heaps.
         connection.execute("SET memory_limit = '500MB'; SET threads = 1; SET temp_directory = ''")
-        sources = selection.Sources.of(connection)
-        assert (sources.kind, len(sources.names)) == ("host", selection.SOURCES)
-        chosen = [selection.select(connection, gallery, sources) for gallery in selection.galleries(0.05)]
-        by_source = {len(ids) for gallery, ids in zip(selection.galleries(0.05), chosen, strict=True) if gallery.by_source}
+        sources = galleries.Sources.of(connection)
+        assert (sources.kind, len(sources.names)) == ("host", galleries.SOURCES)
+        chosen = [galleries.select(connection, gallery, sources) for gallery in galleries.galleries(0.05)]
+        by_source = {len(ids) for gallery, ids in zip(galleries.galleries(0.05), chosen, strict=True) if gallery.by_source}
         assert by_source == {9 * sources.per_source}
-        assert max(map(len, chosen)) <= selection.PER_GALLERY
-        found = selection.details(connection, chosen[0], sources, 0.05)
+        assert max(map(len, chosen)) <= galleries.PER_GALLERY
+        found = galleries.details(connection, chosen[0], sources, 0.05)
         assert set(found) == set(chosen[0])
-        assert {row["source"] for row in found.values()} == {*sources.names, selection.OTHER}
+        assert {row["source"] for row in found.values()} == {*sources.names, galleries.OTHER}
 
 
 def test_expected_counts_are_those_of_uniform_ranks():
