@@ -83,7 +83,7 @@ def restore(saved: str, warehouse: Warehouse, force: bool = False) -> Restored:
 
 
 def _file(warehouse: Warehouse, instead: str) -> str:
-    """The path of an embedded warehouse; WarehouseError for a lake, with what to do instead."""
+    """Returns the path of an embedded warehouse; for a lake, raises WarehouseError that says what to do instead."""
     if warehouse.is_lake:
         raise WarehouseError(f"{warehouse} is a lake: {instead}. `mdmf warehouse copy` moves rows between a lake and a file")
     return warehouse.spelled
@@ -91,7 +91,7 @@ def _file(warehouse: Warehouse, instead: str) -> str:
 
 @contextmanager
 def _copied(source: str, target: str) -> Iterator[Copied]:
-    """A compared copy beside ``target``; it takes that name when the block ends well."""
+    """Yields a compared copy of ``source`` beside ``target``; it takes that name when the block ends well."""
     with whole_file(target) as temporary, _without_log(temporary):
         with Warehouse.at(source).connect(read_only=True, patience=WRITER_PATIENCE, any_version=True) as connection:
             pending(connection)  # refuses a newer one, and what is none
@@ -120,7 +120,7 @@ def _without_log(path: str) -> Iterator[None]:
 
 
 def _hold(path: str, stack: ExitStack) -> None:
-    """Keeps everybody else out of a warehouse until the stack is left; a damaged one is in nobody's use."""
+    """Keeps all others out of a warehouse until the stack is left. A damaged warehouse cannot be opened, so nobody uses it."""
     try:
         with Warehouse.at(path).connect():  # what its log holds is in the file when this closes
             pass
@@ -132,7 +132,7 @@ def _hold(path: str, stack: ExitStack) -> None:
 
 
 def _keep(path: str, earlier: str) -> None:
-    """A second name for the warehouse, so that the first can be given to another file without a moment in between."""
+    """Gives the warehouse a second name, so that its first can pass to another file without a moment in between."""
     if os.path.exists(earlier):
         if not os.path.samefile(earlier, path):
             raise WarehouseError(f"{earlier} exists from an earlier restore; move it away first")

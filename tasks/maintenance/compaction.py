@@ -14,7 +14,7 @@ _GONE = 0.1
 
 @dataclass(frozen=True)
 class Compacted:
-    """What compaction did."""
+    """Says what compaction did."""
 
     files_before: int
     files_after: int
@@ -54,19 +54,19 @@ def compact(warehouse: Warehouse, keep_days: float) -> Compacted:
         _call(connection, f"ducklake_rewrite_data_files('warehouse', delete_threshold => {_GONE})")
         _call(connection, "ducklake_merge_adjacent_files('warehouse')")
         removed = _call(connection, f"ducklake_cleanup_old_files('warehouse', older_than => {older})")
-        # Of writers that were killed; one that is at work now is younger than a day.
+        # Writers that were killed left these; the files of one that is working now are younger than a day.
         removed += _call(connection, "ducklake_delete_orphaned_files('warehouse', older_than => now() - INTERVAL 1 DAY)")
         after = _files(connection)
     return Compacted(before[0], after[0], after[1], expired, removed)
 
 
 def _call(connection: duckdb.DuckDBPyConnection, function: str) -> int:
-    """Calls a function of the lake until no writer comes first; how many rows it tells."""
+    """Calls a function of the lake, again where another writer commits first, and returns how many rows it reports."""
     return len(commit(connection, lambda: connection.execute(f"CALL {function}").fetchall()))
 
 
 def _files(connection: duckdb.DuckDBPyConnection) -> tuple[int, int]:
-    """Number and bytes of the data files of the newest snapshot."""
+    """Returns the number and the bytes of the data files in the newest snapshot."""
     sql = "SELECT sum(file_count)::BIGINT, sum(file_size_bytes)::BIGINT FROM ducklake_table_info('warehouse')"
     ((files, size),) = connection.execute(sql).fetchall()
     return files or 0, size or 0

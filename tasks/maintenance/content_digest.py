@@ -20,29 +20,29 @@ ROW_HASH = "md5_number_lower(to_json({row})::VARCHAR)"
 
 
 class RowsDigest(NamedTuple):
-    """Number and summed 64-bit hashes of some rows: the same for every order, another for a doubled or missing row."""
+    """Number and summed 64-bit hashes of some rows. Their order does not matter; a doubled or missing row does."""
 
     rows: int = 0
     total: int = 0
 
 
 def rows_digest(connection: duckdb.DuckDBPyConnection, select: str) -> RowsDigest:
-    """Of the rows of a query, in one pass over them."""
+    """Returns the digest of a query's rows, read in one pass."""
     row_hash = ROW_HASH.format(row="r")
     return RowsDigest(*connection.execute(f"SELECT count(*), coalesce(sum({row_hash}), 0) FROM ({select}) r").fetchall()[0])
 
 
 def content_digest(connection: duckdb.DuckDBPyConnection) -> str:
-    """sha256 (hex) over images, scores, exclusions and shards: equal for warehouses that say the same of the same images."""
+    """Returns a sha256 (hex) over images, scores, exclusions and shards, equal for warehouses that hold equal facts."""
     return digest_of({table: rows_digest(connection, select) for table, select in _CONTENT.items()})
 
 
 def table_digests(connection: duckdb.DuckDBPyConnection) -> dict[str, RowsDigest]:
-    """Of every table, whole: equal only for a faithful copy."""
+    """Returns the digest of every table with all its columns; only a faithful copy has equal ones."""
     return {table: rows_digest(connection, f'SELECT * FROM "{table}"') for table in table_names(connection)}
 
 
 def table_names(connection: duckdb.DuckDBPyConnection) -> list[str]:
-    """Every table of the warehouse."""
+    """Returns the names of all tables, sorted."""
     rows = connection.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = current_database()").fetchall()
     return sorted(name for (name,) in rows)

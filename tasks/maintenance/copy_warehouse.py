@@ -65,7 +65,7 @@ def _across(source: Warehouse, target: Warehouse) -> None:
 
 
 def _fill(connection: duckdb.DuckDBPyConnection) -> None:
-    """Every table of the warehouse from the one of its name; call it in a transaction."""
+    """Fills every table of the warehouse from the source's table of that name; call it in a transaction."""
     connection.execute("DELETE FROM migrations")
     for table in table_names(connection):
         connection.execute(f'INSERT INTO "{table}" BY NAME SELECT * FROM source."{table}"')

@@ -31,7 +31,7 @@ class Problem:
     note: bool = False
 
     def settle(self, repair: bool) -> Finding:
-        """The finding, after the repair where one is asked for and known."""
+        """Returns the finding, after the repair where one is asked for and known."""
         finding = Finding(self.check, self.subject, self.detail, self.mend is not None, note=self.note)
         if not repair or self.mend is None:
             return finding

@@ -15,7 +15,7 @@ _OLD = 24 * 3600.0  # seconds without a write after which a temporary file is no
 
 
 def _leftovers(warehouse: Warehouse, folder: str, state: Recount) -> Iterator[Problem]:
-    """Temporary files and plans that nobody needs, and runs that never ended."""
+    """Yields temporary files and plans that nobody needs, and runs that never ended."""
     now = time.time()
     beside = glob.escape(warehouse.spelled)
     for path in sorted([*glob.glob(glob.escape(folder) + "/**/*.tmp", recursive=True), *glob.glob(beside + ".*.tmp")]):

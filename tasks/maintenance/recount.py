@@ -49,7 +49,7 @@ class OrphanRows:
 
 @dataclass
 class Recount:
-    """A warehouse at one moment; its size is that of the table of shards."""
+    """What a warehouse held at one moment. It grows with the number of shards, not of rows."""
 
     complete: list[LandedShard]
     orphans: list[OrphanRows]
@@ -59,7 +59,7 @@ class Recount:
 
 
 def holdings(connection: duckdb.DuckDBPyConnection) -> Recount:
-    """Counts and hashes every row once, grouped by shard; beyond the limit, groups wait on disk."""
+    """Counts and hashes every row once, grouped by shard; groups beyond the memory limit wait on disk."""
     connection.execute(f"SET memory_limit = '{_MEMORY}'")
     for table in TABLES:
         group = "shard_id" if table == "images" else _KEY
@@ -90,7 +90,7 @@ def holdings(connection: duckdb.DuckDBPyConnection) -> Recount:
 
 
 def row_hash(table: Table) -> str:
-    """The SQL for the hash of a table's row, by what its part says of it."""
+    """Returns the SQL that hashes a table's row over the columns that its part holds too."""
     return ROW_HASH.format(row="{" + ", ".join(f"'{name}': {name}" for name in compared_columns(table)) + "}")
 
 

@@ -22,7 +22,7 @@ Ids = tuple[str, str, str]
 
 
 def unknown_parts(folder: str, listed: list[str], state: Recount) -> list[str]:
-    """Those of the listed parts that belong to no complete shard."""
+    """Returns those of the listed parts that belong to no complete shard."""
     known = {part_path(folder, holding.shard, holding.key) for holding in state.complete if holding.key}
     return [path for path in listed if path not in known]
 
@@ -41,7 +41,7 @@ def not_landed(connection: duckdb.DuckDBPyConnection, folder: str) -> list[str]:
 def stray_parts(
     warehouse: Warehouse, folder: str, listed: list[str], state: Recount
 ) -> tuple[list[Problem], set[tuple[str, Ids | None]]]:
-    """Every unknown part, those to land oldest first; and the shards, with and without ids, that landing them makes whole."""
+    """Returns every unknown part, those to land oldest first, and the shards, with and without ids, that these complete."""
     found, to_land, covered = [], [], set()
     current: dict[tuple[str, Ids], list[LandedShard]] = {}
     for holding in state.complete:
@@ -75,19 +75,19 @@ def stray_parts(
 
 
 def _key(folder: str, path: str, outcome: ShardOutcome, keys: list[WorkKey]) -> WorkKey | None:
-    """The registered key under which the part got its name."""
+    """Returns the registered key under which the part got its name."""
     shard = Shard(outcome.url, outcome.kind, outcome.size_bytes, outcome.fingerprint)
     return next((key for key in keys if part_path(folder, shard, key) == path), None)
 
 
 def _newest(path: str) -> float | None:
-    """When its last image was scored, seconds since 1970; None if all are excluded."""
+    """Returns when the part's last image was scored, in seconds since 1970; None if all its members are excluded."""
     newest = pc.max(pq.read_table(path, columns=["scored_at"])["scored_at"]).as_py()
     return newest.timestamp() if newest else None
 
 
 def _outdated(outcome: ShardOutcome, scored_at: float | None, current: list[LandedShard]) -> bool:
-    """Whether landing it would put older content in the place of newer: of its shard, its URL, or another cut of its folder."""
+    """Tells whether landing the part would replace newer content of its shard, its URL, or another cut of its folder."""
     cut = slice_of(outcome.url)[1].partition("of")[2]
     for holding in current:
         other_cut = slice_of(holding.shard.url)[1].partition("of")[2]

@@ -30,7 +30,7 @@ def verify(
     The warehouse is held open while its rows are counted, not while parts are read. Memory grows with the shards, not the rows.
 
     Args:
-        repair: mend what can be mended; call it while no run is writing.
+        repair: mend what can be mended; only while no run is writing.
         progress: is told how many shards of how many are done.
 
     Raises:
@@ -40,7 +40,7 @@ def verify(
     if any(not finding.repaired for finding in behind):
         return behind
     folder = warehouse.parts
-    # Listed first: what lands meanwhile is then known to the holdings.
+    # Parts are listed before rows are counted, so that a part which lands meanwhile counts as landed.
     listed = list_parts(folder)
     with warehouse.connect(read_only=True) as connection:
         state = holdings(connection)
@@ -66,7 +66,7 @@ def _schema(warehouse: Warehouse, repair: bool) -> list[Finding]:
 
 
 def _shards(warehouse: Warehouse, folder: str, state: Recount, progress: Callable[[int, int], None]) -> Iterator[Problem]:
-    """Each complete shard against its rows and its part."""
+    """Compares each complete shard with its rows and its part, and yields what is wrong."""
     bare = []
     with duckdb.connect() as reader:
         unique = list({(holding.shard_id, holding.ids): holding for holding in state.complete}.values())
@@ -123,7 +123,7 @@ def _shard(
 def _compared(
     holding: LandedShard, path: str, reader: duckdb.DuckDBPyConnection, shared: bool
 ) -> tuple[ShardOutcome | None, str | None, str | None]:
-    """The outcome of an intact part or what is wrong with it, neither when it is not there; and how the rows differ from it."""
+    """Returns the outcome of an intact part, or its damage (neither where there is no part), and how the rows differ."""
     if not (path and exists(path)):
         return None, None, None
     try:
@@ -139,7 +139,7 @@ def _compared(
 
 
 def _foreign(holding: LandedShard, outcome: ShardOutcome) -> str | None:
-    """Why the part is not the one that was landed."""
+    """Says why the part is not the one that was landed; None if it is."""
     if holding.part_sha256 not in (None, outcome.part_sha256):
         return f"its sha256 is {outcome.part_sha256}, as landed it was {holding.part_sha256}"
     if shard_id(outcome) != holding.shard_id:
@@ -148,7 +148,7 @@ def _foreign(holding: LandedShard, outcome: ShardOutcome) -> str | None:
 
 
 def _wrong_rows(holding: LandedShard) -> tuple[str, str] | None:
-    """The first check that the rows fail by themselves, and how."""
+    """Returns the first check that the rows fail without looking at the part, and how; None if they pass."""
     scored, excluded = holding.held["scores"].rows, holding.held["exclusions"].rows
     if holding.rows > 1:
         return "doubled shard", f"{holding.rows} rows in shards"
@@ -165,7 +165,10 @@ def _wrong_rows(holding: LandedShard) -> tuple[str, str] | None:
 
 
 def _difference(holding: LandedShard, outcome: ShardOutcome, reader: duckdb.DuckDBPyConnection, shared: bool) -> str | None:
-    """How rows and part differ. Images that are ``shared`` with other keys may be more: what only those could decode."""
+    """Says how rows and part differ; None if they do not.
+
+    A shard ``shared`` with other keys may hold more images: those that only a run under another key could decode.
+    """
     for table in TABLES:
         sums = reader.execute(
             f"SELECT count(*), coalesce(sum({row_hash(table)}), 0) FROM ({from_part(table, outcome)})"

@@ -29,7 +29,7 @@ FROM promoted p JOIN scorers s USING (scorer_id) JOIN banks b USING (bank_id) JO
 
 
 def lineage(connection: duckdb.DuckDBPyConnection) -> dict[str, Any] | None:
-    """Scorer, bank and calibration that the views show; None in a warehouse that has none yet."""
+    """Returns the scorer, bank and calibration that the views show; None in a warehouse that has none yet."""
     return next(iter(records(connection, _LINEAGE)), None)
 
 
@@ -67,18 +67,18 @@ def bank_sources(connection: duckdb.DuckDBPyConnection) -> dict[str, Records]:
 
 
 def precision_sql(line: float) -> str:
-    """Of what the line flags: the share that is generated."""
+    """Returns the SQL for the share of generated images among those that the line flags."""
     return f"SELECT domain, flagged, expected_false, precision FROM expected_precision({number(line)})"
 
 
 def by_review_sql(line: float) -> str:
-    """How many decisions are a reviewer's."""
+    """Returns the SQL for how many decisions are a reviewer's."""
     decided = f"decided({number(line)}) WHERE decided_by = 'review'"
     return f"SELECT decision, count(*) AS images FROM {decided} GROUP BY decision ORDER BY decision"
 
 
 def reviewed_precision_sql(line: float) -> str:
-    """Of what the line flags: what reviewers say of a random sample, and of all that they looked at if these are more."""
+    """Returns the SQL for what reviewers say of flagged images: of a random sample, and of all reviewed if these are more."""
     return (
         "SELECT basis, flagged, looked_at, generated, real, undecided, precision, low, high "
         f"FROM precision_estimate({number(line)}) QUALIFY looked_at > coalesce(lag(looked_at) OVER (ORDER BY basis DESC), 0)"
@@ -98,7 +98,7 @@ def edges_of(slices: Records, line: float) -> list[float]:
 
 
 def counts_sql(sources: Sources, edges: list[float], line: float) -> str:
-    """Images by source, domain, decision and bin of p-values."""
+    """Returns the SQL that counts images by source, domain, decision and bin of p-values."""
     cases = " ".join(f"WHEN p_value <= {number(edge)} THEN {number(edge)}" for edge in edges)
     return (
         f"SELECT {sources.expression} AS source, domain, in_support, decision,\n  (CASE {cases} END)::DOUBLE AS p_at_most, "

@@ -1,4 +1,4 @@
-"""Which images the report shows: a bounded number per gallery and source, the same for the same warehouse."""
+"""Which images the report shows: a bounded number per gallery and source, chosen alike whenever the rows are alike."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Sources:
 
     @classmethod
     def of(cls, connection: duckdb.DuckDBPyConnection) -> "Sources":
-        """Of all scored images, in one scan."""
+        """Finds the sources of all scored images, in one scan."""
         folders = records(
             connection, f"SELECT DISTINCT {_FOLDER} AS name FROM (SELECT url AS shard_url FROM accounting) LIMIT 2"
         )
@@ -45,7 +45,7 @@ class Sources:
 
     @property
     def per_source(self) -> int:
-        """Images of one source in one gallery at most."""
+        """The most images of one source that one gallery shows."""
         return min(PER_SOURCE, PER_GALLERY // (len(self.names) + 1))
 
 
@@ -61,7 +61,7 @@ class Gallery:
     by_source: bool = True  # the same share for each; a random sample of all must not have that
 
     def sql(self, per_source: int, several: bool) -> str:
-        """What a curator would write for the same images; ``source`` stands for the expression that the page names."""
+        """Returns what a curator would write for the gallery; ``source`` stands for the expression that the page names."""
         columns = f"SELECT {'{source} AS source, ' if several else ''}key, score, p_value, image_id FROM {self.view}"
         order = ", ".join(dict.fromkeys([self.order, "image_id"]))
         if several:
@@ -70,7 +70,7 @@ class Gallery:
 
 
 def galleries(line: float) -> tuple[Gallery, ...]:
-    """The galleries of scored images, for a false-positive budget."""
+    """Returns the galleries of scored images, for a false-positive budget."""
     percent = f"{100 * line:g} %"
     return (
         Gallery("generated", "Most likely generated", "Farthest from the bank of real images.", "scored", "-score"),
@@ -87,7 +87,7 @@ def galleries(line: float) -> tuple[Gallery, ...]:
 
 
 def number(value: float) -> str:
-    """As a literal that DuckDB reads as this very number; it takes long decimals for DECIMAL, which rounds otherwise.
+    """Returns a literal that DuckDB reads as this very number; a long decimal would become a DECIMAL, which rounds otherwise.
 
     >>> number(0.05), number(1 / 3)
     ('0.05', '3.33333333333333315e-01')
@@ -96,7 +96,7 @@ def number(value: float) -> str:
 
 
 def shown_sql(gallery: Gallery, sources: Sources) -> str:
-    """The gallery's SQL with its values written out, to be copied; what is run binds them."""
+    """Returns the gallery's SQL with its values written out, to be copied; the report itself binds them."""
     if not gallery.by_source:
         return gallery.sql(PER_GALLERY, several=False)
     several = len(sources.names) > 1
@@ -104,12 +104,12 @@ def shown_sql(gallery: Gallery, sources: Sources) -> str:
 
 
 def written_out(sql: str, sources: Sources) -> str:
-    """SQL to be copied, in place of that with bound values."""
+    """Returns SQL with the names of the sources written out, to be copied; the report itself binds them."""
     return sql.replace("$names", "[" + ", ".join(map(quoted, sources.names)) + "]")
 
 
 def select(connection: duckdb.DuckDBPyConnection, gallery: Gallery, sources: Sources) -> list[str]:
-    """Image ids of a gallery, in its order.
+    """Returns the image ids of a gallery, in its order.
 
     One scan with a heap of ``per_source`` rows for each source: a window would sort the whole table. DuckDB's struct order is
     that of its fields, so this is the order of the SQL that the page shows.
@@ -138,7 +138,7 @@ WHERE image_id IN (SELECT unnest($ids::UUID[]))
 
 
 def details(connection: duckdb.DuckDBPyConnection, ids: Sequence[str], sources: Sources, line: float) -> dict[str, Any]:
-    """Everything that the warehouse knows of some scored images, by image id."""
+    """Returns what the page shows of some scored images, by image id."""
     text = [column.name for column in COLUMNS if column.label and column.sql == "VARCHAR"]
     labelled = "".join(f", left({name}, 300) AS {name}" for name in text)
     sql = _DETAILS.format(expression=sources.expression, line=number(line), labelled=labelled)
@@ -159,7 +159,7 @@ ORDER BY e.reason, e.image_id
 
 
 def excluded(connection: duckdb.DuckDBPyConnection) -> Records:
-    """Reasons, the most frequent first, each with its count and some members that got it."""
+    """Returns the reasons of exclusion, the most frequent first, each with its count and some members that got it."""
     members = records(connection, _EXCLUDED)
     return [
         reason | {"images": [row for row in members if row["reason"] == reason["reason"]], "sql": EXCLUDED_SQL.format(**reason)}

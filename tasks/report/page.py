@@ -21,7 +21,7 @@ WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 360, 168, 34, 34, 16  # of a histogram, in it
 
 
 def render(found: dict[str, Any]) -> bytes:
-    """The page."""
+    """Returns the HTML page as bytes."""
     environment = Environment(
         loader=PackageLoader("tasks.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -64,7 +64,7 @@ def render(found: dict[str, Any]) -> bytes:
 
 
 def charts(histograms: Records, line: float) -> Records:
-    """Histograms as rectangles: bars for the images, a mark for what real images alone would give, all to one scale."""
+    """Lays histograms out to one scale: bars for the images, a mark for what real images alone would give."""
     shares = [max(bin["images"], bin["expected"]) / max(row["covered"], 1) for row in histograms for bin in row["bins"]]
     top = max(0.1, math.ceil(10 * max(shares, default=0)) / 10)
     found = []
@@ -89,7 +89,7 @@ def charts(histograms: Records, line: float) -> Records:
 
 
 def _shared_folder(sources: galleries.Sources) -> str:
-    """What the names of several folders begin with alike, so that the page need not repeat it."""
+    """Returns the path that the names of several folders begin with, so that the page need not repeat it."""
     if sources.kind == "host" or len(sources.names) < 2:
         return ""
     # commonpath would take one slash from s3://
@@ -97,7 +97,7 @@ def _shared_folder(sources: galleries.Sources) -> str:
 
 
 def _data(found: dict[str, Any]) -> dict[str, Any]:
-    """What the script needs: image records, and what they share."""
+    """Returns what the page's script needs: image records, and what they share."""
     known = found["lineage"]
     return {
         "warehouse": found["warehouse"],
@@ -143,7 +143,7 @@ def _hash(text: str) -> str:
 
 
 def _json(data: dict[str, Any]) -> str:
-    """JSON that cannot end the element that holds it."""
+    """Returns JSON that cannot end the HTML element that holds it."""
     return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
@@ -152,7 +152,7 @@ def _count(value: int) -> str:
 
 
 def _percent(share: float) -> str:
-    """With the digits that a small share needs: 77 %, 5 %, 0.29 %, 0.01 %."""
+    """Returns a share in percent, with the digits that a small one needs: 77 %, 5 %, 0.29 %, 0.01 %."""
     return (f"{100 * share:.0f}" if share >= 0.1 else f"{100 * share:.2g}") + "\u202f%"
 
 
@@ -165,6 +165,6 @@ def _edge(value: float) -> str:
 
 
 def _short(text: str | None, most: int = 120) -> str:
-    """The text with its middle left out where it is too long."""
+    """Returns the text, with its middle left out where it is too long."""
     text = text or ""
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"

@@ -49,7 +49,7 @@ def write_report(
 def load_evidence_setup(
     warehouse: Warehouse, scorer: str | None, bank: str | None, device: str, storage_block: str | None
 ) -> ScoringSetup | NoEvidence:
-    """The promoted scorer and bank from where the registry says that they lie, or why they cannot be had.
+    """Loads the promoted scorer and bank from where the registry says that they lie, or says why they cannot be loaded.
 
     Args:
         scorer: in place of the one that the newest run with the promoted scorer names.
@@ -69,7 +69,7 @@ def load_evidence_setup(
 
 
 def _gather(warehouse: Warehouse) -> dict[str, Any] | None:
-    """Everything that the warehouse says, in one visit; it is not held open while pictures are read."""
+    """Gathers everything that the warehouse says, in one visit, so that it is not held open while pictures are read."""
     with warehouse.connect(read_only=True) as connection:
         known = facts.lineage(connection)
         if known is None or not records(connection, "SELECT 1 FROM accounting LIMIT 1"):
@@ -110,7 +110,7 @@ def _gather(warehouse: Warehouse) -> dict[str, Any] | None:
 
 
 def _draw(found: dict[str, Any], setup: ScoringSetup | NoEvidence, pictures: Pictures, storage_block: str | None) -> None:
-    """Thumbnails and maps of the chosen images, set on their records."""
+    """Sets thumbnails and evidence maps on the records of the chosen images."""
     loaded, found["no_evidence"] = (setup, None) if isinstance(setup, ScoringSetup) else (None, setup.reason)
     if loaded is not None:
         facts.score_lines(found["budgets"], loaded.calibration)

@@ -32,7 +32,7 @@ class Review:
 
 
 def parse(text: str, reviewer: str | None, now: datetime) -> tuple[list[Review], int]:
-    """The lines with a verdict, and how many have none yet.
+    """Returns the lines with a verdict, and how many lines have none yet.
 
     Args:
         reviewer: who it was where the file does not say.
@@ -66,7 +66,7 @@ def parse(text: str, reviewer: str | None, now: datetime) -> tuple[list[Review],
 
 
 def refuse(problems: Sequence[str]) -> None:
-    """Raises a ValueError that names them, if there are any."""
+    """Raises a ValueError that names the problems, if there are any."""
     if problems:
         more = [f"and {len(problems) - _MOST} more"] if len(problems) > _MOST else []
         raise ValueError("; ".join([*problems[:_MOST], *more]))
@@ -90,13 +90,13 @@ def _review(row: dict[str, str], line: int, reviewer: str | None, now: datetime)
 
 
 def _moment(text: str) -> datetime:
-    """UTC where no zone is given."""
+    """Reads a moment; one without a zone is in UTC."""
     found = datetime.fromisoformat(text)
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found
 
 
 def write_sample(path: str, rows: Sequence[dict[str, Any]]) -> None:
-    """A CSV file with empty columns for the verdicts.
+    """Writes a CSV file with empty columns for the verdicts.
 
     Raises:
         ValueError: the file is there already; it may hold somebody's verdicts.
@@ -110,5 +110,5 @@ def write_sample(path: str, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def cell(text: str | None) -> str | None:
-    """Foreign text that no spreadsheet takes for a formula."""
+    """Returns foreign text in a form that no spreadsheet takes for a formula."""
     return f"'{text}" if text and text[0] in "=+-@\t\r" else text

@@ -22,10 +22,10 @@ from tasks.warehouse.warehouse import Warehouse
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import did."""
+    """Says what an import of verdicts did."""
 
     new: int
-    known: int  # the same person had said the same
+    known: int  # the reviewer had given this verdict before
     blank: int  # lines without a verdict
 
 
@@ -40,7 +40,7 @@ class _Image:
 
 
 def import_reviews(warehouse: Warehouse, path: str, reviewer: str | None = None) -> Imported:
-    """Enters the verdicts of a CSV file, all or none. The same file again changes nothing.
+    """Enters the verdicts of a CSV file, all or none. Importing a file twice changes nothing.
 
     Args:
         reviewer: who it was where the file does not say.
@@ -49,7 +49,7 @@ def import_reviews(warehouse: Warehouse, path: str, reviewer: str | None = None)
         MdmfError: a file that cannot be read or used, an image that the warehouse lacks, two verdicts on one image.
     """
     if not warehouse.exists():
-        raise MdmfError(f"no warehouse at {warehouse.spelled}")
+        raise MdmfError(f"no warehouse at {warehouse}; name the one whose images were reviewed with --warehouse")
     data, now = read_bytes(path), datetime.now(UTC)
     try:
         found, blank = parse(data.decode(), reviewer, now)
@@ -81,7 +81,7 @@ def _enter(connection: duckdb.DuckDBPyConnection, found: Sequence[Review], file_
 
 
 def _images(connection: duckdb.DuckDBPyConnection, found: Sequence[Review]) -> list[_Image]:
-    """The image of every line, refused where the warehouse has none, or another under the key and URL that the line gives."""
+    """Returns the image of every line; refuses a line whose image the warehouse lacks or knows under another key or URL."""
     connection.register("given", pa.table({"image_id": pa.array([review.image_id for review in found], pa.string())}))
     known = {
         image_id: _Image(*facts)
@@ -106,7 +106,7 @@ def _images(connection: duckdb.DuckDBPyConnection, found: Sequence[Review]) -> l
 
 
 def _names(given: str, text: str) -> bool:
-    """Whether a file means this key or URL: as it is, as our own files write it, or not given."""
+    """Tells whether a file means this key or URL: as it stands, as `mdmf review sample` writes it, or not given."""
     return given in ("", text, cell(text))
 
 
@@ -148,6 +148,6 @@ def _is_known(review: Review, said: _Said, file_sha256: str) -> bool:
 
 
 def next_to_review(warehouse: Warehouse, budget: float, n: int) -> Records:
-    """The next n flagged images of the review order that nobody has looked at."""
+    """Returns the next ``n`` flagged images of the review order that nobody has looked at."""
     with warehouse.connect(read_only=True) as connection:
         return records(connection, "SELECT * FROM review_sample(?, ?)", [budget, n])

@@ -27,7 +27,7 @@ class Embedded:
         return self.path
 
     def beside(self, suffix: str) -> str:
-        """Where something that belongs to the warehouse lies."""
+        """Returns the path of something that belongs to the warehouse: beside its file."""
         return self.path + suffix
 
 
@@ -44,7 +44,7 @@ class Lake:
         return f"{_LAKE}{self.kind}:{self.catalog}{_DATA}{self.data}"
 
     def beside(self, suffix: str) -> str:
-        """Beside the data and never in it: what a lake does not know in its folder, its cleaning removes."""
+        """Returns the path of something that belongs to the lake: never in its data, where compaction removes unknown files."""
         return self.data + suffix
 
 
@@ -52,10 +52,10 @@ Address = Embedded | Lake
 
 
 def address(warehouse: str) -> Address:
-    """What ``warehouse`` means.
+    """Parses the address of a warehouse.
 
     Raises:
-        WarehouseError: of no form that is known, or with a password in it.
+        WarehouseError: the address has no form that is known, or holds a password.
     """
     if not warehouse.startswith(_LAKE):
         if is_remote(warehouse):
@@ -71,7 +71,7 @@ def address(warehouse: str) -> Address:
 
 
 def _refuse_password(warehouse: str) -> None:
-    """A warehouse's address is logged and recorded; so nothing secret may be in it."""
+    """Refuses a secret in a warehouse's address, because the address is logged and recorded."""
     if _PASSWORD.search(warehouse.rpartition(_DATA)[0]):
         raise WarehouseError(
             "the address of a warehouse must not hold a password, since it is logged and recorded: give it by PGPASSWORD, or "

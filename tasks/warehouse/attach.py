@@ -21,7 +21,7 @@ _HOLDER = re.compile(r"held in (?P<program>.+) \(PID (?P<pid>\d+)\)")
 
 
 def quoted(text: str) -> str:
-    """As an SQL literal, where no parameter can be bound."""
+    """Returns text as an SQL literal, for statements in which no parameter can be bound."""
     return "'" + text.replace("'", "''") + "'"
 
 
@@ -107,7 +107,7 @@ _BUSY = 2000  # milliseconds for which SQLite waits by itself
 
 
 def exists(where: Address) -> bool:
-    """Whether there is such a warehouse, or at least its file.
+    """Tells whether the warehouse, or at least its file, is there.
 
     Raises:
         WarehouseError: a lake's catalog does not answer.
@@ -147,7 +147,7 @@ _ADVICE = {
 
 
 def advice(said: str) -> str:
-    """What to do about it."""
+    """Says what to do about an error of DuckDB, SQLite or PostgreSQL."""
     if 'database "' in said and "does not exist" in said:
         return "PostgreSQL has no such database; make it with createdb"
     return next((advice for words, advice in _ADVICE.items() if words in said.lower()), "check the path and its permissions")
@@ -177,7 +177,7 @@ def _holder(error: BaseException | None) -> str | None:
 
 
 def logger() -> "logging.Logger | logging.LoggerAdapter[logging.Logger]":
-    """The run's log inside a run, the standard one elsewhere."""
+    """Returns the run's log inside a run, the standard one elsewhere."""
     from prefect import get_run_logger  # seconds to load: not for a query of the command line
     from prefect.exceptions import MissingContextError
 

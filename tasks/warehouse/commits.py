@@ -33,7 +33,7 @@ class Note(NamedTuple):
 
 @contextmanager
 def transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """All or nothing."""
+    """Runs the block in one transaction, which is rolled back if the block raises."""
     connection.execute("BEGIN")
     try:
         yield

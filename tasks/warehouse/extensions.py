@@ -47,7 +47,7 @@ def _load(connection: duckdb.DuckDBPyConnection, name: str) -> None:
 
 
 def _packaged(name: str) -> Path | None:
-    """The extension's file in its Python package, if that is installed and of this DuckDB's version."""
+    """Returns the extension's file in its Python package, if that is installed and of this DuckDB's version."""
     found = importlib.util.find_spec(f"duckdb_extension_{name}")
     if found is None or found.origin is None:
         return None
@@ -56,7 +56,7 @@ def _packaged(name: str) -> Path | None:
 
 
 def _secret() -> str:
-    """The standard AWS credentials as a secret of this connection, for DuckDB's own S3 client."""
+    """Returns the SQL that gives the standard AWS credentials to DuckDB's own S3 client on this connection."""
     from botocore.session import Session  # what s3fs itself asks
 
     session = Session()

@@ -19,7 +19,7 @@ from tasks.warehouse.warehouse import LANDING_PATIENCE, Warehouse
 
 
 def generations(connection: duckdb.DuckDBPyConnection, key: WorkKey) -> dict[str, int]:
-    """The number of the newest lease that landed anything under this key, by URL."""
+    """Returns the number of the newest lease that landed anything under this key, by URL."""
     return dict(
         connection.execute(
             "SELECT url, coalesce(max(generation), 0) FROM shards "
@@ -30,7 +30,7 @@ def generations(connection: duckdb.DuckDBPyConnection, key: WorkKey) -> dict[str
 
 
 def land(warehouse: Warehouse, outcomes: list[ShardOutcome], key: WorkKey, patience: float = LANDING_PATIENCE) -> list[str]:
-    """Lands each outcome in a transaction of its own; landing the same ones again changes nothing.
+    """Lands each outcome in a transaction of its own; landing an outcome again changes nothing.
 
     A lake takes all of them in one: each of its transactions makes files, and no two of them overlap.
 
@@ -64,7 +64,7 @@ def land(warehouse: Warehouse, outcomes: list[ShardOutcome], key: WorkKey, patie
 def _landed(
     connection: duckdb.DuckDBPyConnection, group: list[ShardOutcome], ids: list[str], patience: float
 ) -> Iterator[str | WarehouseError]:
-    """Lands outcomes in one transaction, or each in its own where one of them cannot land; what is to be said about them."""
+    """Lands outcomes in one transaction, or each in its own where one cannot; yields the overtaken and the refused."""
     note = Note(group[0].run_id, f"{len(group)} shards landed")
     try:
         yield from commit(connection, partial(_land_all, connection, group, ids), note, patience)
@@ -86,7 +86,7 @@ def _landed(
 
 
 def _land_all(connection: duckdb.DuckDBPyConnection, group: list[ShardOutcome], ids: list[str]) -> list[str]:
-    """Call it in a transaction; the URLs of those that another run landed meanwhile."""
+    """Lands outcomes, in the caller's transaction, and returns the URLs of those that another run landed meanwhile."""
     overtaken: list[str] = []
     if is_lake(connection):
         new = fresh(connection, group, ids)
@@ -104,10 +104,10 @@ _SAME_KEY = "scorer_id = ? AND bank_id = ? AND calibration_id = ?"
 
 
 def _overtaken(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, ids: list[str]) -> bool:
-    """Whether rows of a later lease are there: then this writer slept through the expiry of its own.
+    """Tells whether rows of a later lease are there: then this writer's own lease expired before it landed.
 
-    Or rows of other content under the same number, which is given again when a run plans before another lands: the one that
-    came first stays, and the next run's listing tells which of the two is there.
+    Rows of other content under an equal number count too. A number is given twice when a run plans before another lands; the
+    content that landed first stays, and the next run's listing tells which of the two is in the store.
     """
     sql = (
         f"SELECT count(*) FROM shards WHERE url = ? AND {_SAME_KEY} "
@@ -119,7 +119,7 @@ def _overtaken(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, ids
 
 
 def _is_whole(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, ids: list[str]) -> bool:
-    """Whether the same content is there already, so that a look at it which failed changes nothing."""
+    """Tells whether this content has landed already, so that a later attempt at it which failed changes nothing."""
     sql = (
         f"SELECT count(*) FROM shards WHERE url = ? AND {_SAME_KEY} AND state = 'complete' AND NOT superseded "
         "AND size_bytes = ? AND fingerprint = ?"
@@ -146,7 +146,7 @@ def land_shard(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, ids
 
 
 def _remove_earlier(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, shard: str, ids: list[str]) -> None:
-    """What was landed of the same content, or of what the listing called the same content before it was read better."""
+    """Removes what was landed of this content, or of what a listing took for it before the shard was read to its end."""
     earlier = connection.execute(
         f"SELECT DISTINCT shard_id::VARCHAR FROM shards WHERE url = ? AND {_SAME_KEY} AND state = 'complete' "
         "AND size_bytes = ? AND fingerprint = ?",
@@ -185,7 +185,7 @@ def _insert_rows(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, s
 
 
 def _supersede(connection: duckdb.DuckDBPyConnection, outcome: ShardOutcome, shard: str, ids: list[str]) -> None:
-    """Older content of this URL, and slices of a folder that has since been cut into another number of them."""
+    """Supersedes older content of this URL, and slices of a folder that has since been cut into another number of them."""
     url = outcome.url
     folder, slice_name = slice_of(url)
     count = slice_name.partition("of")[2]

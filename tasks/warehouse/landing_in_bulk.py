@@ -13,7 +13,7 @@ from tasks.warehouse.part_rows import from_part, shard_id
 
 _ASKED = pa.schema([(name, pa.string()) for name in ("shard_id", "url", "folder")])
 _KEY = "?::UUID AS scorer_id, ?::UUID AS bank_id, ?::UUID AS calibration_id"
-# Of the table of shards, what differs from shard to shard.
+# The columns of the table of shards that an outcome fills as they are.
 _FACTS = (
     "kind",
     "digest",
@@ -29,7 +29,7 @@ _FACTS = (
 
 
 def fresh(connection: duckdb.DuckDBPyConnection, outcomes: list[ShardOutcome], ids: list[str]) -> list[ShardOutcome]:
-    """The complete ones of which the warehouse has no row yet: they replace nothing, and share no image with other keys."""
+    """Returns the complete outcomes without a row in the warehouse: they replace nothing and share no image with other keys."""
     complete = [outcome for outcome in outcomes if outcome.state == "complete"]
     rows = [
         {"shard_id": shard_id(each), "url": each.url, "folder": slice_of(each.url)[0] if each.kind == "folder" else None}
@@ -48,7 +48,7 @@ def fresh(connection: duckdb.DuckDBPyConnection, outcomes: list[ShardOutcome], i
 
 
 def land_fresh(connection: duckdb.DuckDBPyConnection, outcomes: list[ShardOutcome], ids: list[str]) -> None:
-    """Inserts their rows; call it in a transaction.
+    """Inserts the rows of outcomes that ``fresh`` returned; call it in a transaction.
 
     Raises:
         WarehouseError: a part does not add up to its outcome.
@@ -69,7 +69,7 @@ def land_fresh(connection: duckdb.DuckDBPyConnection, outcomes: list[ShardOutcom
 
 
 def _require_all(connection: duckdb.DuckDBPyConnection, outcomes: list[ShardOutcome]) -> None:
-    """Each part against the counts that its reader took."""
+    """Compares each part with the counts that its reader took."""
     counted = " UNION ALL ".join(
         f"SELECT '{shard_id(each)}', (SELECT count(*) FROM ({from_part('scores', each)})), "
         f"(SELECT count(*) FROM ({from_part('exclusions', each)}))"

@@ -1,4 +1,4 @@
-"""The warehouse's schema: brought up to date step by step, the same steps for the embedded file and for a lake."""
+"""The warehouse's schema, brought up to date step by step; one list of steps serves the embedded file and a lake."""
 
 import re
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ _IN_A_LAKE = re.compile(r"^(\s*)-- lake: ", re.MULTILINE)
 
 
 def pending(connection: duckdb.DuckDBPyConnection, source: Traversable = MIGRATIONS) -> list[str]:
-    """The migrations that the warehouse still lacks, in order; all of them for an empty one.
+    """Returns the migrations that the warehouse still lacks, in order; all of them for an empty one.
 
     Raises:
         WarehouseError: the warehouse was written by a newer version, or the file is somebody else's database.
@@ -41,7 +41,7 @@ def pending(connection: duckdb.DuckDBPyConnection, source: Traversable = MIGRATI
 
 
 def migrate(connection: duckdb.DuckDBPyConnection, source: Traversable = MIGRATIONS) -> list[str]:
-    """Brings the schema up to this version, each step in its own transaction; the steps that were taken.
+    """Brings the schema up to this version, each step in its own transaction, and returns the steps that were taken.
 
     Raises:
         WarehouseError: as ``pending``; or a step failed, and the warehouse is as it was before that step.
@@ -62,7 +62,7 @@ def migrate(connection: duckdb.DuckDBPyConnection, source: Traversable = MIGRATI
 
 
 def _take(connection: duckdb.DuckDBPyConnection, source: Traversable, name: str) -> bool:
-    """One step; False where another writer of a lake has taken it meanwhile."""
+    """Takes one step; False where another writer of a lake has taken it meanwhile."""
     if name in _applied(connection):
         return False
     sql = (source / name).read_text()

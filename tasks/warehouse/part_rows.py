@@ -12,12 +12,12 @@ _WHICH: dict[Table, str] = {"images": "format IS NOT NULL", "scores": "reason IS
 
 
 def shard_id(outcome: ShardOutcome) -> str:
-    """UUID of URL, size and content digest; of the URL alone for a shard that was not read to its end."""
+    """Returns the UUID of URL, size and content digest; for a shard that was not read to its end, of the URL alone."""
     return str(short_id(digest_of({"url": outcome.url, "size": outcome.size_bytes, "digest": outcome.digest})))
 
 
 def from_part(table: Table, outcome: ShardOutcome) -> str:
-    """The query for what a part brings to a table, without the ids of shard, scorer, bank, calibration and run."""
+    """Returns the query for what a part brings to a table, without the ids of shard, scorer, bank, calibration and run."""
     values = [f"{_IMAGE_ID.format(shard=shard_id(outcome))} AS image_id", *map(_landed, columns_of(table))]
     if table == "scores":
         values.append(_HOST)
@@ -28,7 +28,7 @@ def from_part(table: Table, outcome: ShardOutcome) -> str:
 
 
 def _landed(column: Column) -> str:
-    """A column of a part as SQL for the value that lands."""
+    """Returns the SQL for the value of a column that lands."""
     value = f"p.{column.name}"
     if column.absent is not None:
         value = f"coalesce({value}, {quoted(str(column.absent))}::{column.sql})"
@@ -38,5 +38,5 @@ def _landed(column: Column) -> str:
 
 
 def compared_columns(table: Table) -> list[str]:
-    """The columns in which `mdmf verify` compares the rows of a table with those of the parts, in the order of the hash."""
+    """Returns the columns in which `mdmf verify` compares a table's rows with those of the parts, in the order of the hash."""
     return ["image_id", *(column.name for column in columns_of(table) if column.compared)]

@@ -59,6 +59,6 @@ def connect_parts(warehouse: Warehouse) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def query_parts(warehouse: Warehouse, sql: str) -> pd.DataFrame:
-    """The result of one query on the parts as a frame."""
+    """Returns the result of one query on the finished parts as a pandas frame."""
     with connect_parts(warehouse) as connection:
         return answer(connection, sql)

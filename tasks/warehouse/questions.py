@@ -14,16 +14,16 @@ _QUESTIONS = ("SELECT", "MULTI", "COPY", "EXPLAIN")  # MULTI: a PIVOT
 
 
 def query(warehouse: Warehouse, sql: str, parameters: list[Any] | None = None, as_of: str | None = None) -> pd.DataFrame:
-    """The result of one read-only query as a frame."""
+    """Returns the result of one read-only query as a pandas frame."""
     with warehouse.connect(read_only=True, as_of=as_of) as connection:
         return answer(connection, sql, parameters)
 
 
 def answer(connection: duckdb.DuckDBPyConnection, sql: str, parameters: list[Any] | None = None) -> pd.DataFrame:
-    """The answer to a question as a frame.
+    """Returns the answer to a question on an open connection as a pandas frame.
 
     Raises:
-        MdmfError: as ``require_question``.
+        MdmfError: the SQL could change something.
     """
     require_question(connection, sql)
     with warnings.catch_warnings():

@@ -9,12 +9,12 @@ Records = list[dict[str, Any]]
 
 
 def records(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> Records:
-    """The result of one query, each row as a record by column."""
+    """Returns the result of one query, each row as a record by column."""
     rows = connection.execute(sql, parameters).fetchall()
     names = column_names(connection)
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def column_names(connection: duckdb.DuckDBPyConnection) -> list[str]:
-    """The columns of the result that the connection gave last."""
+    """Returns the column names of the connection's newest result."""
     return [column[0] for column in connection.description or []]

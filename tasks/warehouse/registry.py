@@ -44,7 +44,7 @@ FROM banks b JOIN calibrations c USING (bank_id)
 
 
 def register_scorer(connection: duckdb.DuckDBPyConnection, scorer: ScorerCard) -> None:
-    """A scorer's row with its card."""
+    """Enters a scorer with its card, unless it is there."""
     identity = str(short_id(scorer.scorer_id))
     if connection.execute("SELECT 1 FROM scorers WHERE scorer_id = ?", [identity]).fetchall():
         return
@@ -61,7 +61,7 @@ def register_scorer(connection: duckdb.DuckDBPyConnection, scorer: ScorerCard) -
 
 
 def register_bank(connection: duckdb.DuckDBPyConnection, bank: Bank, url: str) -> None:
-    """A bank under the next version of its name; one that is known keeps its name and version."""
+    """Enters a bank under the next version of its name; a known bank keeps its name and version."""
     identity = str(short_id(bank.bank_id))
     if connection.execute("SELECT 1 FROM banks WHERE bank_id = ?", [identity]).fetchall():
         return
@@ -77,7 +77,7 @@ def register_bank(connection: duckdb.DuckDBPyConnection, bank: Bank, url: str) -
 
 
 def register_calibration(connection: duckdb.DuckDBPyConnection, calibration: Calibration, url: str | None) -> None:
-    """A calibration under the next version of its bank, its slices, and what every usual budget gives."""
+    """Enters a calibration under the next version of its bank, with its slices and what every usual budget gives."""
     identity, bank = str(short_id(calibration.calibration_id)), str(short_id(calibration.bank_id))
     if connection.execute("SELECT 1 FROM calibrations WHERE calibration_id = ?", [identity]).fetchall():
         return
@@ -103,7 +103,7 @@ def register_calibration(connection: duckdb.DuckDBPyConnection, calibration: Cal
 
 
 def entries(connection: duckdb.DuckDBPyConnection) -> list[BankEntry]:
-    """Every bank with every calibration of it, oldest first."""
+    """Returns every bank with every calibration of it, oldest first."""
     return [BankEntry(*row) for row in connection.execute(f"{_ENTRIES} ORDER BY b.name, b.version, c.version").fetchall()]
 
 

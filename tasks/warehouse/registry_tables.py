@@ -10,7 +10,7 @@ from tasks.warehouse.registry import find
 
 
 def bank_list(connection: duckdb.DuckDBPyConnection) -> Records:
-    """One row per bank and calibration, with the aliases that point there and the images scored."""
+    """Returns one row per bank and calibration, with the aliases that point there and the images scored."""
     aliases: dict[tuple[str, str], list[str]] = {}
     for (name,) in connection.execute("SELECT DISTINCT alias FROM bank_aliases ORDER BY alias").fetchall():
         entry = find(connection, f"@{name}")
@@ -35,7 +35,7 @@ def bank_list(connection: duckdb.DuckDBPyConnection) -> Records:
 def describe(
     connection: duckdb.DuckDBPyConnection, reference: str, calibration: int | None
 ) -> tuple[dict[str, Any], Records, Records]:
-    """A bank's facts, what its budgets give, and the history of its promotions."""
+    """Returns a bank's facts, what its budgets give, and the history of its promotions."""
     entry = find(connection, reference, calibration)
     digest, points, patches, images, sigma, error, registered, scorer = connection.execute(
         "SELECT b.digest, b.points, b.patches, b.images, b.sigma, b.coreset_error, b.registered_at, s.name || ' ' || s.digest "
@@ -64,7 +64,7 @@ def describe(
 
 
 def difference(connection: duckdb.DuckDBPyConnection, bank_a: str, bank_b: str, fpr: float) -> tuple[Records, Records]:
-    """The two banks' facts side by side, and the images that crossed the line."""
+    """Returns the facts of two banks side by side, and the images that crossed the line."""
     a, b = find(connection, bank_a), find(connection, bank_b)
     if a.scorer_id != b.scorer_id:
         raise ArtifactError(f"{a.title} and {b.title} were built with different scorers ({a.scorer_id}, {b.scorer_id})")

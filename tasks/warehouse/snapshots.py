@@ -14,7 +14,7 @@ FROM ducklake_snapshots('warehouse') WHERE commit_extra_info IS NOT NULL GROUP B
 
 
 class RunSnapshot(NamedTuple):
-    """What the lake held when a run had written its last."""
+    """The last snapshot that a run wrote, which shows what the lake held then."""
 
     run_id: str
     snapshot: int
@@ -22,12 +22,12 @@ class RunSnapshot(NamedTuple):
 
 
 def run_snapshots(connection: duckdb.DuckDBPyConnection) -> list[RunSnapshot]:
-    """The last snapshot of every run that the lake still has one of, oldest first."""
+    """Returns the last snapshot of every run that the lake still has one of, oldest first."""
     return [RunSnapshot(*row) for row in connection.execute(_NAMED).fetchall()]
 
 
 def snapshot_of(connection: duckdb.DuckDBPyConnection, as_of: str) -> int:
-    """The number of the snapshot that a run ended with; a number means itself.
+    """Returns the number of the snapshot that a run ended with; a number stands for itself.
 
     Raises:
         WarehouseError: no such run, or its snapshots have expired.

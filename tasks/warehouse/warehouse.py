@@ -62,7 +62,7 @@ class Warehouse:
         return self.address.beside(".report")
 
     def exists(self) -> bool:
-        """Whether it is there.
+        """Tells whether the warehouse is there.
 
         Raises:
             WarehouseError: a lake's catalog does not answer.
@@ -70,7 +70,7 @@ class Warehouse:
         return exists(self.address)
 
     def require(self) -> None:
-        """Raises WarehouseError when it is not there."""
+        """Raises WarehouseError where the warehouse is not there."""
         if not self.exists():
             raise WarehouseError(
                 f"no warehouse at {self.spelled}; run `mdmf curate SOURCE --warehouse {quote(self.spelled)}` first"
@@ -80,7 +80,7 @@ class Warehouse:
     def connect(
         self, read_only: bool = False, patience: float | None = None, as_of: str | None = None, any_version: bool = False
     ) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Opens it for the length of the block. An embedded one waits for its turn, and says so, while others hold it.
+        """Opens the warehouse for the length of the block. While others hold an embedded one, this waits its turn and says so.
 
         Args:
             read_only: for questions; otherwise a warehouse that is not there is made.
