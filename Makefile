@@ -2,7 +2,7 @@
 PYTHON ?= python3
 DATA ?= ../shared/data
 BIN := .venv/bin
-PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadgroup
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile
 # The oldest DuckDB that is supported, with the extensions for lakes, which PyPI has for it alone; in a folder of its own.
 OLDEST_DUCKDB := .venv/duckdb-1.5
 WITH_OLDEST_DUCKDB := $(addprefix tests/,$(addprefix tasks/warehouse/test_,lake.py lake_s3.py many_writers.py landing.py decisions.py migrations.py) \

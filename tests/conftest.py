@@ -32,14 +32,6 @@ from tasks.warehouse.warehouse import Warehouse
 TINY_VIT = "test_vit"
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps a file's tests in one process, and all files that need the shared Prefect server in the same one."""
-    served = {item.path for item in items if "prefect_server" in getattr(item, "fixturenames", ())}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("prefect" if item.path in served else item.nodeid.partition("::")[0]))
-
-
 @pytest.fixture(scope="session")
 def tiny_scorer(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of a real timm ViT with seeded weights: the smallest of timm's, a tenth of ViT-Ti's time an image."""
