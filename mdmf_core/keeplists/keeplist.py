@@ -102,7 +102,7 @@ class KeepList:
 
     @property
     def path(self) -> str:
-        """Of the Parquet file, for tools that read it themselves."""
+        """Path of ``keep.parquet``, for tools that read it themselves."""
         return os.path.join(self.directory, "keep.parquet")
 
     def to_table(self, columns: list[str] | None = None) -> pa.Table:
@@ -189,7 +189,8 @@ class KeepList:
         """The kept rows of one parquet shard, whose batches must come whole and in order: rows are found by their number.
 
         Raises:
-            KeepListError: as for ``keeps``; or the shard has another number of rows than when it was scored.
+            KeepListError: the shard is not in the list (``missing="error"``), an image is not the one that was scored, or the
+                shard has another number of rows than when it was scored.
         """
         shard = self.shard(url)
         if shard is None:

@@ -89,7 +89,7 @@ def _path(shard: ListedShard) -> str:
 
 
 def _common_folder(paths: list[str]) -> str:
-    """Up to and with the last slash that all share."""
+    """What all paths begin with, up to and with the last slash that they share."""
     if not paths:
         return ""
     low, high = min(paths), max(paths)

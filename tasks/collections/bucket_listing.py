@@ -22,7 +22,7 @@ _WILD = re.compile(r"[*?\[]")
 
 
 def paged(filesystem: fsspec.AbstractFileSystem, urls: Iterable[str], images_per_slice: int) -> Iterator[Shard]:
-    """What URLs of one folder name, in their order; a shard that is not there has a size of -1.
+    """The shards that URLs of one folder name, in their order; a shard that is not there has a size of -1.
 
     Whether img2dataset writes a folder, so that a tar without its stats file is unfinished, is told by the first page of the
     folder and by the pages that are listed up to the shard.

@@ -69,7 +69,7 @@ class Exported(BaseModel):
         return f"{self.rows} images in {self.directory}; the corpus: {decisions}{reviewed}{excluded} in {self.shards} shards"
 
     def markdown(self) -> str:
-        """The same with the reasons of exclusions, as a page."""
+        """The figures with the reasons of exclusions, as a Markdown page."""
         rows = [f"| {name} | {count} |" for name, count in (self.decisions | self.excluded).items()]
         return "\n".join(
             [self.line(), "", self.meaning, "", "| decision, or reason without one | members |", "|---|---:|", *rows]
@@ -114,7 +114,7 @@ def _facts(path: str) -> dict[str, Any]:
 
 @contextmanager
 def _connected(warehouse: Warehouse | None, folder: str) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The warehouse, read-only, or DuckDB without one; what does not fit in memory goes to ``folder``."""
+    """Connects to the warehouse, read-only, or to DuckDB without one; what does not fit in memory goes to ``folder``."""
     with warehouse.connect(read_only=True) if warehouse else duckdb.connect() as connection:
         connection.execute(f"SET memory_limit = '{_MEMORY}'")
         connection.execute(f"SET temp_directory = {quoted(os.path.join(folder, 'spill'))}")

@@ -66,7 +66,7 @@ def write_parquet(keep: KeepList, shard: NewShard, path: str, storage_block: str
     """Writes the kept rows of parquet shards to ``path``, all columns as they are.
 
     Raises:
-        KeepListError: as for ``write_tar``; or the sources have not the same columns.
+        KeepListError: an image is gone or is not the one that was scored, or the sources have not the same columns.
     """
     writer: pq.ParquetWriter | None = None
     try:
@@ -131,7 +131,7 @@ def _require_scored(data: bytes | memoryview, digests: dict[str, str], source: L
 
 @contextmanager
 def _reading(source: ListedShard) -> Iterator[None]:
-    """Says which shard could not be read."""
+    """Turns what is wrong with a source shard into a KeepListError that names it."""
     try:
         with storage_errors(source.shard_url):
             yield
@@ -152,7 +152,7 @@ def _groups(batches: Iterator[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]
 
 
 def _compression(file: pq.ParquetFile) -> Any:
-    """The file's own, of its first column."""
+    """The compression of the file's first column, which the new file takes over."""
     if not file.metadata.num_row_groups:
         return "none"
     name = file.metadata.row_group(0).column(0).compression.lower()
