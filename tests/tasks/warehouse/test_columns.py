@@ -11,7 +11,7 @@ from mdmf import to_pandas as query
 from tasks.maintenance.verify import verify
 from tasks.parts import columns
 from tasks.parts.columns import Column, columns_of, part_schema
-from tasks.parts.part_files import part_writer, read_part
+from tasks.parts.part_files import part_writer
 from tasks.report.galleries import Sources, details
 from tasks.warehouse.landing import land
 from tasks.warehouse.migrations import migrate
@@ -104,4 +104,4 @@ def with_origin(outcome):
     with part_writer(outcome.part) as part:
         part.write([row | {"origin": "camera", "signed": True} for row in rows])
         part.close_with(outcome)
-    return replace(read_part(outcome.part), generation=outcome.generation)
+    return replace(part.outcome, generation=outcome.generation)
