@@ -6,8 +6,7 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from pydantic import Field
 
-from mdmf_core.banks.domains import Condition
-from mdmf_core.mmd.coreset import Method
+from mdmf_core.choices import Compression, Condition
 from tasks.banks import steps
 from tasks.banks.build import BuildSettings
 from tasks.banks.health import BankHealth
@@ -23,7 +22,7 @@ def build_bank(
     scorer: str = "default",
     points: Annotated[int, Field(ge=2)] = 1000,
     max_error: Annotated[float, Field(ge=0)] = 0.0,
-    compression: Method = "herding",
+    compression: Compression = "herding",
     max_images: Annotated[int, Field(ge=4)] = 2000,
     domains: str = "photo",
     match: tuple[Condition, ...] = (),
@@ -102,7 +101,7 @@ def bank_health(
     Args:
         bank: directory, or `name@3`, `name`, `@alias` in the registry.
     """
-    found = steps.health(bank, calibration, warehouse, scorer, storage_block)
+    found = steps.announced_health(bank, calibration, warehouse, scorer, storage_block)
     create_markdown_artifact(key="bank-health", description=bank, markdown=found.markdown())
     for alarm in found.alarms:
         get_run_logger().warning("%s: %s", found.bank, alarm)

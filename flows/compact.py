@@ -2,8 +2,7 @@
 
 from prefect import flow, get_run_logger
 
-from tasks.maintenance import compaction
-from tasks.maintenance.steps import _compact
+from tasks.maintenance import compaction, steps
 
 
 @flow(name="compact")
@@ -14,6 +13,6 @@ def compact(warehouse: str, keep_days: float = 30.0) -> compaction.Compacted:
         warehouse: a lake, ``ducklake:...``; an embedded warehouse needs none of this.
         keep_days: for so long the lake can be asked as of an earlier run.
     """
-    found = _compact(warehouse, keep_days)
+    found = steps.compact(warehouse, keep_days)
     get_run_logger().info("%s", found.words)
     return found

@@ -5,19 +5,19 @@ from typing import Annotated, cast
 
 from prefect import flow, get_run_logger, runtime
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
+from mdmf_core.choices import EngineName
 from mdmf_core.errors import MdmfError
 from tasks.parts.leases import owner
 from tasks.runs import names, steps
-from tasks.runs.engines import EngineName
 from tasks.runs.execution import CurateResult, run_closed
 from tasks.runs.fan_out import steps as corpus_steps
 from tasks.runs.fan_out.artifacts import publish_corpus
 from tasks.runs.fan_out.child_runs import ChildRuns, require_deployment
 from tasks.runs.fan_out.follower import Follower
 from tasks.runs.fan_out.portions import CorpusPlan, PortionResult, results, totals
-from tasks.runs.settings import CurateSettings, ResolvedSettings
+from tasks.runs.settings import CurateSettings, ResolvedSettings, Share
 from tasks.storage.filesystems import refuse_credentials
 from tasks.warehouse.warehouse import Warehouse
 
@@ -39,23 +39,23 @@ def curate_corpus(
     scorer: str = "default",
     bank: str = "default",
     calibration: str | None = None,
-    keep_signatures: Annotated[float, Field(ge=0, le=1)] = 0.0,
-    shards_per_task: Annotated[int, Field(ge=1)] = 4,
-    images_per_slice: Annotated[int, Field(ge=1)] = 1000,
-    max_shards: Annotated[int, Field(ge=1)] | None = None,
-    batch_images: Annotated[int, Field(ge=0)] = 0,
-    decode_threads: Annotated[int, Field(ge=0)] = 0,
+    keep_signatures: Share = 0.0,
+    shards_per_task: PositiveInt = 4,
+    images_per_slice: PositiveInt = 1000,
+    max_shards: PositiveInt | None = None,
+    batch_images: NonNegativeInt = 0,
+    decode_threads: NonNegativeInt = 0,
     device: str = "auto",
     compile: bool = False,
     storage_block: str | None = None,
     promote: bool = False,
     engine: EngineName = "threads",
     engine_address: str | None = None,
-    num_cpus: Annotated[int, Field(ge=0)] = 0,
-    num_gpus: Annotated[float, Field(ge=0)] = 0.0,
+    num_cpus: NonNegativeInt = 0,
+    num_gpus: NonNegativeFloat = 0.0,
     shards_per_run: Annotated[int, Field(ge=1, le=2000)] = 200,
-    runs_at_once: Annotated[int, Field(ge=1)] = 4,
-    attempts: Annotated[int, Field(ge=1)] = 3,
+    runs_at_once: PositiveInt = 4,
+    attempts: PositiveInt = 3,
     deployment: str = "curate-portion/laion-portion",
     resume: bool = True,
 ) -> CorpusResult:

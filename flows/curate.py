@@ -1,14 +1,12 @@
 """`curate`: a collection of images in, one row per image in the warehouse out."""
 
-from typing import Annotated
-
 from prefect import flow
-from pydantic import Field
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
+from mdmf_core.choices import EngineName
 from tasks.runs import names, steps
-from tasks.runs.engines import EngineName
 from tasks.runs.execution import CurateResult, carry_out
-from tasks.runs.settings import CurateSettings
+from tasks.runs.settings import CurateSettings, Share
 from tasks.storage.filesystems import refuse_credentials
 
 
@@ -19,20 +17,20 @@ def curate(
     scorer: str = "default",
     bank: str = "default",
     calibration: str | None = None,
-    keep_signatures: Annotated[float, Field(ge=0, le=1)] = 0.0,
-    shards_per_task: Annotated[int, Field(ge=1)] = 4,
-    images_per_slice: Annotated[int, Field(ge=1)] = 1000,
-    max_shards: Annotated[int, Field(ge=1)] | None = None,
-    batch_images: Annotated[int, Field(ge=0)] = 0,
-    decode_threads: Annotated[int, Field(ge=0)] = 0,
+    keep_signatures: Share = 0.0,
+    shards_per_task: PositiveInt = 4,
+    images_per_slice: PositiveInt = 1000,
+    max_shards: PositiveInt | None = None,
+    batch_images: NonNegativeInt = 0,
+    decode_threads: NonNegativeInt = 0,
     device: str = "auto",
     compile: bool = False,
     storage_block: str | None = None,
     promote: bool = False,
     engine: EngineName = "threads",
     engine_address: str | None = None,
-    num_cpus: Annotated[int, Field(ge=0)] = 0,
-    num_gpus: Annotated[float, Field(ge=0)] = 0.0,
+    num_cpus: NonNegativeInt = 0,
+    num_gpus: NonNegativeFloat = 0.0,
 ) -> CurateResult:
     """Scores every image of a collection against a bank of real images and lands one row per image in DuckDB.
 

@@ -1,7 +1,7 @@
 """`evaluate`: labelled images in, detection figures per generator with their controls out."""
 
 import uuid
-from typing import Annotated, Literal, cast
+from typing import Annotated, cast
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
@@ -9,6 +9,7 @@ from prefect.futures import as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
+from mdmf_core.choices import Part
 from mdmf_core.training.augment import PERTURBATIONS
 from tasks.training import evaluation_steps as steps
 from tasks.training.evaluation import Evaluated, EvaluateSettings
@@ -20,7 +21,7 @@ def evaluate(
     out: str,
     scorer: str = "default",
     bank: str = "default",
-    part: Literal["train", "val"] = "val",
+    part: Part = "val",
     grid: tuple[str, ...] = PERTURBATIONS,
     max_per_group: Annotated[int, Field(ge=1)] | None = None,
     drop_seen: bool = False,

@@ -1,15 +1,16 @@
 """`export` and `reshard`: from decisions to the files that a training run reads."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from pydantic import Field
 
+from mdmf_core.choices import FileFormat, Uid, Unsure, Which
 from tasks.keeplists import steps
-from tasks.keeplists.export import Exported, ExportSettings, FileFormat
+from tasks.keeplists.export import Exported, ExportSettings
 from tasks.keeplists.reshard import Resharded
-from tasks.keeplists.selection import Selection, Which
+from tasks.keeplists.selection import Selection
 
 
 @flow(name="export")
@@ -18,12 +19,12 @@ def export(
     warehouse: str = "warehouse.duckdb",
     which: Which = "kept",
     budget: Annotated[float, Field(gt=0, lt=1)] = 0.05,
-    unsure: Literal["keep", "drop"] = "keep",
+    unsure: Unsure = "keep",
     keep_excluded: tuple[str, ...] = (),
     where: str | None = None,
     sql: str | None = None,
     formats: tuple[FileFormat, ...] = ("parquet",),
-    uid: Literal["sidecar", "image_id"] = "sidecar",
+    uid: Uid = "sidecar",
     storage_block: str | None = None,
 ) -> Exported:
     """Writes a keep-list that names scorer, bank, calibration and query.

@@ -1,12 +1,10 @@
 """`retry`: another try for what got no score for a reason that may have passed."""
 
-from typing import Annotated
-
 from prefect import flow, runtime
-from pydantic import Field
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
+from mdmf_core.choices import EngineName
 from tasks.runs import steps
-from tasks.runs.engines import EngineName
 from tasks.runs.execution import CurateResult, carry_out
 from tasks.runs.retry import PASSING
 from tasks.runs.settings import CurateSettings
@@ -25,16 +23,16 @@ def retry(
     bank: str = "default",
     calibration: str | None = None,
     force: bool = False,
-    shards_per_task: Annotated[int, Field(ge=1)] = 4,
-    batch_images: Annotated[int, Field(ge=0)] = 0,
-    decode_threads: Annotated[int, Field(ge=0)] = 0,
+    shards_per_task: PositiveInt = 4,
+    batch_images: NonNegativeInt = 0,
+    decode_threads: NonNegativeInt = 0,
     device: str = "auto",
     compile: bool = False,
     storage_block: str | None = None,
     engine: EngineName = "threads",
     engine_address: str | None = None,
-    num_cpus: Annotated[int, Field(ge=0)] = 0,
-    num_gpus: Annotated[float, Field(ge=0)] = 0.0,
+    num_cpus: NonNegativeInt = 0,
+    num_gpus: NonNegativeFloat = 0.0,
 ) -> CurateResult:
     """Reads only the members that were excluded for these reasons, and whole shards that were deferred or failed for them.
 

@@ -1,7 +1,7 @@
 """`train-pfs`: labelled images in, a scorer directory with bank, calibration and honest figures out."""
 
 import uuid
-from typing import Annotated, Literal, cast
+from typing import Annotated, cast
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
@@ -9,12 +9,10 @@ from prefect.futures import as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
+from mdmf_core.choices import Objective, StatisticName
 from tasks.training import steps
 from tasks.training.dataset import TrainSettings
 from tasks.training.scorer_directory import Trained
-
-Objective = Literal["none", "closed-form", "mmd-d", "mmd-mp", "bce"]
-StatisticName = Literal["mmd2", "cross", "top-k", "fusion"]
 
 
 @flow(name="train-pfs", task_runner=ThreadPoolTaskRunner(max_workers=1))  # type: ignore[arg-type]

@@ -1,12 +1,24 @@
 """`mdmf bank ...`: the life of reference banks."""
 
 from collections.abc import Callable
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
+from rich.markdown import Markdown
 
-from mdmf_cli.console import Block, Device, ScorerOption, WarehouseOption, WeightsOption, plain_errors, print_rows, say
+from mdmf_cli.console import (
+    Block,
+    Device,
+    ScorerOption,
+    WarehouseOption,
+    WeightsOption,
+    console,
+    each_of,
+    plain_errors,
+    print_rows,
+    say,
+)
+from mdmf_core.choices import Compression, Condition
 
 if TYPE_CHECKING:
     from tasks.warehouse.registry import BankEntry
@@ -17,18 +29,6 @@ Alias = Annotated[str, typer.Option(help="production is what the views show and 
 Domains = Annotated[
     str, typer.Option(help="One name for all, folder, column:NAME (of the json beside an image), or cluster:N.")
 ]
-
-
-class Compression(StrEnum):
-    herding = "herding"
-    nystrom = "nystrom"
-    thinning = "thinning"
-
-
-class Match(StrEnum):
-    quality = "quality"
-    size = "size"
-    resized = "resized"
 
 
 @bank_app.command("build")
@@ -43,11 +43,17 @@ def build(
         float, typer.Option(min=0, help="Stop at fewer points once MMD(patches, points) is this small.")
     ] = 0.0,
     compression: Annotated[
-        Compression, typer.Option(help="nystrom weights the points; thinning needs mdmf[thinning].")
-    ] = Compression.herding,
+        Compression, typer.Option(help=r"nystrom weights the points; thinning needs the packages of mdmf\[thinning].")
+    ] = "herding",
     max_images: Annotated[int, typer.Option(min=4, help="Images read at most.")] = 2000,
     domains: Domains = "photo",
-    match: Annotated[list[Match] | None, typer.Option(help="May be given again: compare like with like.")] = None,
+    match: Annotated[
+        list[str] | None,
+        typer.Option(
+            callback=each_of(Condition),
+            help=f"Compare images only with those alike by {', '.join(get_args(Condition))}; may be given again.",
+        ),
+    ] = None,
     expel: Annotated[str | None, typer.Option(help="File; images whose sha256 starts one of its lines are left out.")] = None,
     weights: WeightsOption = None,
     device: Device = "auto",
@@ -56,11 +62,12 @@ def build(
     """Build a bank on half of the images, calibrate it on the other half, and register it."""
     from flows.bank import build_bank
 
-    chosen: dict[str, Any] = {"compression": compression.value, "match": tuple(kind.value for kind in match or ())}
+    alike: dict[str, Any] = {"match": tuple(match or ())}
     with plain_errors():
         named = build_bank(
             source=source, name=name, store=store, warehouse=warehouse, scorer=scorer, points=points, max_error=max_error,
-            max_images=max_images, domains=domains, expel=expel, device=device, storage_block=storage_block, **chosen,
+            max_images=max_images, domains=domains, expel=expel, device=device, storage_block=storage_block,
+            compression=compression, **alike,
         )  # fmt: skip
     built = named.built
     expelled = f", {built.expelled} expelled" if built.expelled else ""
@@ -113,11 +120,14 @@ def verify(
     storage_block: Block = None,
 ) -> None:
     """Check every digest of a bank, its calibration, its members and how it fits the corpus. Status 1 on an alarm."""
-    from flows.bank import bank_health
+    from tasks.banks.health import health
 
     with plain_errors():
-        found = bank_health(bank=bank, warehouse=warehouse, calibration=calibration, scorer=scorer, storage_block=storage_block)
-    typer.echo(found.markdown())
+        found = health(bank, calibration, warehouse, scorer, storage_block)
+    if console.is_terminal:
+        console.print(Markdown(found.markdown()))
+    else:
+        typer.echo(found.markdown())
     if found.alarms:
         raise typer.Exit(1)
 

@@ -2,16 +2,16 @@
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from mdmf_core.choices import EngineName
 from mdmf_core.errors import MdmfError
 
 console = Console()
@@ -39,18 +39,22 @@ WeightsOption = Annotated[
         exists=True, dir_okay=False, callback=_use_weights, help="The default backbone's weights, in place of the cache's copy."
     ),
 ]
-
-
-class EngineChoice(StrEnum):
-    threads = "threads"
-    ray = "ray"
-    dask = "dask"
-
-
-EngineOption = Annotated[EngineChoice, typer.Option("--engine", help="Where shards are scored: this process, Ray or Dask.")]
+EngineOption = Annotated[EngineName, typer.Option("--engine", help="Where shards are scored: this process, Ray or Dask.")]
 EngineAddress = Annotated[str | None, typer.Option(help="A cluster that runs; one on this machine by default.")]
 Cpus = Annotated[int, typer.Option(min=0, help="Cores of one group of shards; 0 = all (threads) or one (ray, dask).")]
 Gpus = Annotated[float, typer.Option(min=0, help="GPUs of one group of shards, for ray and dask.")]
+
+
+def each_of(choices: Any) -> Callable[[list[str] | None], list[str] | None]:
+    """Checks an option that may be given again against a ``Literal``, which typer takes for single options only."""
+
+    def checked(values: list[str] | None) -> list[str] | None:
+        for value in values or ():
+            if value not in get_args(choices):
+                raise typer.BadParameter(f"{value!r} is not one of {', '.join(map(repr, get_args(choices)))}.")
+        return values
+
+    return checked
 
 
 class Panel:

@@ -10,7 +10,6 @@ from mdmf_cli.console import (
     Cpus,
     Device,
     EngineAddress,
-    EngineChoice,
     EngineOption,
     Gpus,
     ScorerOption,
@@ -46,7 +45,7 @@ def curate(
     compile: Annotated[bool, typer.Option(help="Have torch compile the backbone; pays off on long runs.")] = False,
     storage_block: Block = None,
     promote: Annotated[bool, typer.Option(help="Make this scorer and bank the ones that the views show.")] = False,
-    engine: EngineOption = EngineChoice.threads,
+    engine: EngineOption = "threads",
     engine_address: EngineAddress = None,
     num_cpus: Cpus = 0,
     num_gpus: Gpus = 0.0,
@@ -61,7 +60,7 @@ def curate(
             source=source, warehouse=warehouse, scorer=scorer, bank=bank, calibration=calibration,
             keep_signatures=keep_signatures, shards_per_task=shards_per_task, images_per_slice=images_per_slice,
             max_shards=max_shards, batch_images=batch_images, decode_threads=decode_threads, device=device,
-            compile=compile, storage_block=storage_block, promote=promote, engine=engine.value, engine_address=engine_address,
+            compile=compile, storage_block=storage_block, promote=promote, engine=engine, engine_address=engine_address,
             num_cpus=num_cpus, num_gpus=num_gpus,
         )  # fmt: skip
     print_scored(result)
@@ -116,7 +115,7 @@ def retry(
     weights: WeightsOption = None,
     device: Device = "auto",
     storage_block: Block = None,
-    engine: EngineOption = EngineChoice.threads,
+    engine: EngineOption = "threads",
     engine_address: EngineAddress = None,
     num_cpus: Cpus = 0,
     num_gpus: Gpus = 0.0,
@@ -128,7 +127,7 @@ def retry(
         result = flow(
             reasons=tuple(reason), warehouse=warehouse, scorer=scorer, bank=bank, calibration=calibration, force=force,
             shards_per_task=shards_per_task, batch_images=batch_images, device=device, storage_block=storage_block,
-            engine=engine.value, engine_address=engine_address, num_cpus=num_cpus, num_gpus=num_gpus,
+            engine=engine, engine_address=engine_address, num_cpus=num_cpus, num_gpus=num_gpus,
         )  # fmt: skip
     print_scored(result)
 

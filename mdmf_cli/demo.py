@@ -5,29 +5,37 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from rich.console import Console
+import typer
 
-import flows
+from mdmf_cli.console import console, plain_errors, print_rows
 from mdmf_cli.local_prefect import LocalPrefect, local_prefect
 from mdmf_core.errors import MdmfError
-from mdmf_core.training.figures import auroc, auroc_interval
-from tasks.report.galleries import MOST_GENERATED, MOST_REAL
-from tasks.warehouse.questions import query
-from tasks.warehouse.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    from tasks.warehouse.warehouse import Warehouse
 
 _DEPLOYMENT = "curate/laion-shard"
 _WAREHOUSE = "warehouse.duckdb"  # as prefect.yaml says
 _FLAGGED = "SELECT key, score, p_value FROM flagged(0.05)"
 
 
-def run_demo(console: Console, keep_going: bool) -> None:
-    """Server, worker, deployment, run, results.
+def demo(
+    keep_going: Annotated[bool, typer.Option(help="Leave server and worker running afterwards, to look at its pages.")] = False,
+) -> None:
+    """Run the main job end to end on the bundled shards: server, worker, deployment, results. Then stop what was started."""
+    with plain_errors():
+        run_demo(keep_going)
+
+
+def run_demo(keep_going: bool) -> None:
+    """Starts server and worker, sends the deployments, runs one and shows what it found.
 
     Raises:
         MdmfError: a step failed; the text says which and where its log lies.
     """
-    root = Path(flows.__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parent.parent
     if not (root / "prefect.yaml").exists() or not (root / "samples").exists():
         raise MdmfError("the demo runs from a clone of the repository, where prefect.yaml and samples/ lie")
     started = time.monotonic()
@@ -42,7 +50,7 @@ def run_demo(console: Console, keep_going: bool) -> None:
         step(f"`prefect deployment run {_DEPLOYMENT} --watch`; the worker says:")
         _run_deployment(prefect, step)
         step("done")
-        show_results(console, root)
+        show_results(root)
         if keep_going:
             console.print(f"\nThe Prefect UI is at {prefect.ui}; Ctrl-C stops it.")
             try:
@@ -79,9 +87,11 @@ def _follow(log: Path, finished: threading.Event, step: Callable[[str], None]) -
                 step("  " + line.split(" - ", 1)[1].strip()[:160])
 
 
-def show_results(console: Console, root: Path) -> None:
+def show_results(root: Path) -> None:
     """Prints the accounting, both ends of the ranking with their SQL, and how well the score did on the labels."""
-    from mdmf_cli.console import print_rows
+    from tasks.report.galleries import MOST_GENERATED, MOST_REAL
+    from tasks.warehouse.questions import query
+    from tasks.warehouse.warehouse import Warehouse
 
     warehouse = Warehouse.at(str(root / _WAREHOUSE))
     shards = f"WHERE url LIKE '{str(root).replace(chr(39), chr(39) * 2)}/samples/laion-mini/%'"
@@ -101,12 +111,15 @@ def show_results(console: Console, root: Path) -> None:
         rows = query(warehouse, sql)
         console.print(f"\n[bold]{title}[/]\n[dim]{sql}[/]", highlight=False, soft_wrap=True)
         print_rows(rows.to_dict("records"), [str(name) for name in rows.columns])
-    _show_auroc(console, warehouse, root)
+    _show_auroc(warehouse, root)
     console.print(f"\nreport page: {warehouse.report}/index.html", highlight=False, soft_wrap=True)
     console.print(f'ask more:    mdmf sql "{_FLAGGED}"   (or: duckdb {_WAREHOUSE})', highlight=False, soft_wrap=True)
 
 
-def _show_auroc(console: Console, warehouse: Warehouse, root: Path) -> None:
+def _show_auroc(warehouse: "Warehouse", root: Path) -> None:
+    from mdmf_core.training.figures import auroc, auroc_interval
+    from tasks.warehouse.questions import query
+
     with (root / "samples" / "labels.csv").open() as file:
         labels = {row["key"]: row for row in csv.DictReader(file)}
     frame = query(warehouse, "SELECT key, score FROM scored WHERE shard_url LIKE '%/samples/laion-mini/%'")

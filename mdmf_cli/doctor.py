@@ -4,27 +4,50 @@ import os
 import platform
 from collections.abc import Callable
 from importlib.metadata import version
+from typing import Annotated
 
-import torch
+import typer
 from rich.console import Console
 from rich.table import Table
 
-from mdmf_cli.speed_advice import changes
+from mdmf_cli.console import Block, Device, ScorerOption, WeightsOption, console, escaped, plain_errors
 from mdmf_core.errors import MdmfError
-from mdmf_core.scoring.speed_advice import limit_of
-from tasks.collections.listing import list_shards
-from tasks.maintenance.stray_parts import not_landed
-from tasks.scoring.loading import device_label, load_setup
-from tasks.scoring.speed import measure
-from tasks.warehouse.warehouse import Warehouse
 
 _PACKAGES = ("mdmf", "prefect", "torch", "timm", "duckdb", "fsspec", "s3fs", "pillow", "pandas", "pyarrow")
+
+
+def doctor(
+    source: Annotated[
+        str | None, typer.Option(help="Also list the shards of this source, to check access to its storage.")
+    ] = None,
+    scorer: ScorerOption = "default",
+    bank: Annotated[str, typer.Option(help="The scorer's own bank (default), or the directory of another one.")] = "default",
+    warehouse: Annotated[str | None, typer.Option(help="Also open this warehouse and count what it holds.")] = None,
+    weights: WeightsOption = None,
+    device: Device = "auto",
+    storage_block: Block = None,
+    speed: Annotated[
+        bool, typer.Option(help="Also measure every stage for about a minute: which one is the limit, and what to change.")
+    ] = False,
+) -> None:
+    """Check this machine: versions, device, scorer and bank digests, storage, warehouse. Status 1 if something is wrong."""
+    if not examine(console, source, scorer, bank, warehouse, device, storage_block):
+        raise typer.Exit(1)
+    if speed:
+        with plain_errors():
+            print_speed(console, source, scorer, bank, device, storage_block)
 
 
 def examine(
     console: Console, source: str | None, scorer: str, bank: str, warehouse: str | None, device: str, storage_block: str | None
 ) -> bool:
-    """Prints one line per check; True when all of them pass."""
+    """Prints one line for each check; True when all of them pass."""
+    import torch
+
+    from tasks.collections.listing import list_shards
+    from tasks.maintenance.stray_parts import not_landed
+    from tasks.scoring.loading import device_label, load_setup
+    from tasks.warehouse.warehouse import Warehouse
 
     def versions() -> str:
         return ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
@@ -73,7 +96,7 @@ def examine(
             console.print(f"[green]ok[/]    {name}: {check()}", highlight=False, soft_wrap=True)
         except (MdmfError, ValueError) as error:
             healthy = False
-            console.print(f"[red]wrong[/] {name}: {str(error).replace('[', chr(92) + '[')}", highlight=False, soft_wrap=True)
+            console.print(f"[red]wrong[/] {name}: {escaped(str(error))}", highlight=False, soft_wrap=True)
     return healthy
 
 
@@ -96,6 +119,11 @@ def print_speed(
         source: whose images and whose storage; None = the samples in the working folder, from this machine's disk.
         seconds: for each figure.
     """
+    from mdmf_cli.speed_advice import changes
+    from mdmf_core.scoring.speed_advice import limit_of
+    from tasks.scoring.loading import device_label, load_setup
+    from tasks.scoring.speed import measure
+
     setup = load_setup(scorer, bank, device, 0, 0, storage_block)
     with console.status("measuring") as status:
         rates = measure(source or SAMPLES, setup, seconds, storage_block, lambda text: status.update(f"measuring: {text}"))

@@ -1,50 +1,32 @@
 """`mdmf export` and `mdmf reshard`: keep-lists and new shards."""
 
-from enum import StrEnum
 from typing import Annotated, Any, get_args
 
 import typer
 
 from mdmf_cli.console import Block, WarehouseOption, plain_errors, say
-
-
-class Which(StrEnum):
-    kept = "kept"
-    flagged = "flagged"
-    unsure = "unsure"
-    surely = "surely"
-    discoveries = "discoveries"
-
-
-class Unsure(StrEnum):
-    keep = "keep"
-    drop = "drop"
-
-
-class Uid(StrEnum):
-    sidecar = "sidecar"
-    image_id = "image_id"
+from mdmf_core.choices import FileFormat, Uid, Unsure, Which
 
 
 def export(
     out: Annotated[str, typer.Argument(help="New directory, local or s3://; {time} in it becomes the UTC time.")],
     warehouse: WarehouseOption = "warehouse.duckdb",
-    which: Annotated[Which, typer.Option(help="Macro that chooses, as in kept(0.05).")] = Which.kept,
+    which: Annotated[Which, typer.Option(help="Macro that chooses, as in kept(0.05).")] = "kept",
     budget: Annotated[float, typer.Option(help="False-positive budget; the rate of --which discoveries.")] = 0.05,
     unsure: Annotated[
         Unsure, typer.Option(help="Whether --which kept takes in the images that no slice of the bank speaks for.")
-    ] = Unsure.keep,
+    ] = "keep",
     keep_excluded: Annotated[
         list[str] | None, typer.Option(help="Reason for which members without a score are kept; may be given again.")
     ] = None,
     where: Annotated[str | None, typer.Option(help='Condition over `scored`, such as "width >= 256".')] = None,
     sql: Annotated[str | None, typer.Option(help="Query for shard_url and key, or image_id, in place of --which.")] = None,
     format: Annotated[str, typer.Option(help="parquet,csv,datacomp: files to write; Parquet always.")] = "parquet",
-    uid: Annotated[Uid, typer.Option(help="DataComp's uid: of the image's json or key, or the warehouse's id.")] = Uid.sidecar,
+    uid: Annotated[Uid, typer.Option(help="DataComp's uid: of the image's json or key, or the warehouse's id.")] = "sidecar",
     storage_block: Block = None,
 ) -> None:
     """Write a keep-list: which images to train on, by which scorer, bank, calibration and query."""
-    from tasks.keeplists.export import ExportSettings, FileFormat
+    from tasks.keeplists.export import ExportSettings
     from tasks.keeplists.export import export as write
     from tasks.keeplists.selection import Selection
 
@@ -56,16 +38,16 @@ def export(
         if not 0 < budget < 1:
             raise ValueError(f"--budget {budget}: it lies between 0 and 1")
         selection = Selection(
-            which=which.value,
+            which=which,
             budget=budget,
-            unsure=unsure.value,
+            unsure=unsure,
             keep_excluded=tuple(keep_excluded or ()),
             where=where,
             sql=sql,
         )
         found = write(
             ExportSettings(
-                warehouse=warehouse, out=out, selection=selection, formats=formats, uid=uid.value, storage_block=storage_block
+                warehouse=warehouse, out=out, selection=selection, formats=formats, uid=uid, storage_block=storage_block
             )
         )
     say(found.line())

@@ -1,7 +1,12 @@
-"""`mdmf`: every command of the project."""
+"""`mdmf`: the application, its environment and its commands; each command stands in the file of its room.
+
+One rule says what a command calls. A command that scores, trains or builds runs its flow, in this process: it wants Prefect's
+progress, retries and record. A command that only reads, copies or tidies what is there calls the function that the flow of its
+name calls too, and never starts Prefect, so that it answers at once. `reap` belongs to the first kind, since it marks runs in
+Prefect.
+"""
 
 import os
-from typing import Annotated
 
 # The in-process runs need no account, no telemetry and no network beyond the source.
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
@@ -11,18 +16,12 @@ os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
 
 import typer
 
-from mdmf_cli import keeplists as keep_lists
 from mdmf_cli.banks import bank_app
-from mdmf_cli.console import (
-    Block,
-    Device,
-    Panel,
-    ScorerOption,
-    WeightsOption,
-    console,
-    plain_errors,
-)
+from mdmf_cli.console import Panel
 from mdmf_cli.curate import curate, reap, rescore, retry
+from mdmf_cli.demo import demo
+from mdmf_cli.doctor import doctor
+from mdmf_cli.keeplists import export, reshard
 from mdmf_cli.maintenance import safety_app, warehouse_app
 from mdmf_cli.query import sql
 from mdmf_cli.report import report
@@ -37,47 +36,15 @@ app = typer.Typer(
 )
 
 
-@app.command(rich_help_panel=Panel.LOOK)
-def doctor(
-    source: Annotated[str | None, typer.Option(help="Also list this source, to check storage access.")] = None,
-    scorer: ScorerOption = "default",
-    bank: Annotated[str, typer.Option(help="default, or a bank directory.")] = "default",
-    warehouse: Annotated[str | None, typer.Option(help="Also open this warehouse.")] = None,
-    weights: WeightsOption = None,
-    device: Device = "auto",
-    storage_block: Block = None,
-    speed: Annotated[
-        bool, typer.Option(help="Also measure every stage, about a minute: which is the limit, what to change.")
-    ] = False,
-) -> None:
-    """Check this machine: versions, device, scorer and bank digests, storage, warehouse. Status 1 if something is wrong."""
-    from mdmf_cli.doctor import examine
-
-    if not examine(console, source, scorer, bank, warehouse, device, storage_block):
-        raise typer.Exit(1)
-    if speed:
-        from mdmf_cli.doctor import print_speed
-
-        with plain_errors():
-            print_speed(console, source, scorer, bank, device, storage_block)
-
-
-@app.command(rich_help_panel=Panel.LOOK)
-def demo(keep_going: Annotated[bool, typer.Option(help="Leave server and worker running, to look at the UI.")] = False) -> None:
-    """Run the main job end to end on the bundled shards: server, worker, deployment, results. Then stop what was started."""
-    from mdmf_cli.demo import run_demo
-
-    with plain_errors():
-        run_demo(console, keep_going)
-
-
+app.command(rich_help_panel=Panel.LOOK)(doctor)
+app.command(rich_help_panel=Panel.LOOK)(demo)
 app.command(rich_help_panel=Panel.SCORE)(curate)
 app.command(rich_help_panel=Panel.SCORE)(rescore)
 app.command(rich_help_panel=Panel.SCORE)(retry)
 app.command(rich_help_panel=Panel.USE)(sql)
 app.command(rich_help_panel=Panel.USE)(report)
-app.command(rich_help_panel=Panel.USE)(keep_lists.export)
-app.command(rich_help_panel=Panel.USE)(keep_lists.reshard)
+app.command(rich_help_panel=Panel.USE)(export)
+app.command(rich_help_panel=Panel.USE)(reshard)
 app.command(rich_help_panel=Panel.MAKE)(train)
 app.command(rich_help_panel=Panel.MAKE)(evaluate)
 app.command(rich_help_panel=Panel.WHOLE)(reap)

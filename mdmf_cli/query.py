@@ -1,24 +1,19 @@
 """`mdmf sql`: questions to the warehouse, which they cannot change."""
 
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from mdmf_cli.console import WarehouseOption, plain_errors, print_rows
 from mdmf_core.errors import MdmfError
 
-
-class Format(StrEnum):
-    table = "table"
-    csv = "csv"
-    json = "json"
+Format = Literal["table", "csv", "json"]
 
 
 def sql(
     sql: Annotated[str, typer.Argument(metavar="QUERY", help='For example "SELECT key, score, p_value FROM flagged(0.05)"')],
     warehouse: WarehouseOption = "warehouse.duckdb",
-    format: Annotated[Format, typer.Option(help="How the result is printed.")] = Format.table,
+    format: Annotated[Format, typer.Option(help="How the result is printed.")] = "table",
     parts: Annotated[
         bool, typer.Option("--parts", help="Ask what the newest run has finished, without opening the warehouse.")
     ] = False,
@@ -41,9 +36,9 @@ def sql(
             frame = query_parts(Warehouse.at(warehouse), sql) if parts else query(Warehouse.at(warehouse), sql, as_of=as_of)
         except duckdb.Error as error:
             raise MdmfError(str(error)) from error
-    if format is Format.table:
+    if format == "table":
         print_rows(frame.to_dict("records"), [str(name) for name in frame.columns])
-    elif format is Format.csv:
+    elif format == "csv":
         typer.echo(frame.to_csv(index=False), nl=False)
     else:
         typer.echo(frame.to_json(orient="records", lines=True, date_format="iso"), nl=False)

@@ -1,17 +1,11 @@
 """`mdmf train` and `mdmf evaluate`: scorers made of labelled images, and measured on them."""
 
-from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
-from mdmf_cli.console import Block, Device, ScorerOption, WeightsOption, console, plain_errors
-
-
-class Part(StrEnum):
-    train = "train"
-    val = "val"
-
+from mdmf_cli.console import Block, Device, ScorerOption, WeightsOption, console, each_of, plain_errors
+from mdmf_core.choices import Objective, Part, StatisticName
 
 LABELLED = (
     "A .csv or .parquet manifest (columns label, group, url; optionally fold, domain), or a folder: real/<source>/ and "
@@ -29,10 +23,17 @@ def train(
     ] = "forensic",
     objective: Annotated[
         list[str] | None,
-        typer.Option(help="Arm to try, may be given again: none, closed-form, mmd-d, mmd-mp, bce. All by default."),
+        typer.Option(
+            callback=each_of(Objective),
+            help=f"Way to train the signature: {', '.join(get_args(Objective))}. May be given again; all by default.",
+        ),
     ] = None,
     statistic: Annotated[
-        list[str] | None, typer.Option(help="Statistic to try, may be given again: mmd2, cross, top-k, fusion. All by default.")
+        list[str] | None,
+        typer.Option(
+            callback=each_of(StatisticName),
+            help=f"Statistic that scores an image: {', '.join(get_args(StatisticName))}. May be given again; all by default.",
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of every arm with a random part.")] = 3,
     folds: Annotated[int, typer.Option(min=3, help="Parts that whole generators and whole real sources are dealt to.")] = 3,
@@ -79,7 +80,7 @@ def evaluate(
     out: Annotated[str, typer.Option(help="Directory to write; must not exist.")],
     scorer: ScorerOption = "default",
     bank: Annotated[str, typer.Option(help="default = the scorer's own, or a bank directory built with it.")] = "default",
-    part: Annotated[Part, typer.Option(help="Which half of GenImage.")] = Part.val,
+    part: Annotated[Part, typer.Option(help="Which half of GenImage.")] = "val",
     max_per_group: Groups = None,
     drop_seen: Annotated[bool, typer.Option(help="Leave out images that scorer, bank or calibration has seen.")] = False,
     cache: Cache = ".mdmf/tokens",
@@ -92,7 +93,7 @@ def evaluate(
 
     with plain_errors():
         found = flow(
-            source=source, out=out, scorer=scorer, bank=bank, part=part.value, max_per_group=max_per_group, drop_seen=drop_seen,
+            source=source, out=out, scorer=scorer, bank=bank, part=part, max_per_group=max_per_group, drop_seen=drop_seen,
             cache=cache, device=device, storage_block=storage_block,
         )  # fmt: skip
     typer.echo(found.table)

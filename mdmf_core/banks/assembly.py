@@ -10,9 +10,10 @@ from jaxtyping import Float
 
 from mdmf_core.banks.bank import Bank, BankMember, Slice, domain_of, require_slices
 from mdmf_core.banks.calibration import Calibration, CalibrationSlice, require_disjoint
-from mdmf_core.banks.domains import Condition, Router, Support, slice_name
+from mdmf_core.banks.domains import Router, Support, slice_name
+from mdmf_core.choices import Compression, Condition
 from mdmf_core.errors import ArtifactError
-from mdmf_core.mmd.coreset import BLOCK_POINTS, Method, compress
+from mdmf_core.mmd.coreset import BLOCK_POINTS, compress
 from mdmf_core.mmd.kernels import median_heuristic
 from mdmf_core.mmd.two_sample import RANK, FeatureMap
 from mdmf_core.records import ImageShape
@@ -56,7 +57,7 @@ def assemble(
     images: Sequence[RealImage],
     name: str,
     points: int,
-    compression: Method,
+    compression: Compression,
     max_error: float = 0.0,
     match: tuple[Condition, ...] = (),
 ) -> Bank:

@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from mdmf_core.banks.domains import Condition, Router
+from mdmf_core.banks.domains import Router
+from mdmf_core.choices import Condition
 from mdmf_core.digests import digest_of, sha256_hex, tensors_digest
 from mdmf_core.errors import ArtifactError
 from mdmf_core.mmd.coreset import Coreset, kernel_means

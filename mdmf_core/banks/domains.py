@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -11,9 +10,9 @@ from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from mdmf_core.choices import Condition
 from mdmf_core.records import ImageShape
 
-Condition = Literal["quality", "size", "resized"]
 _QUALITIES = (0, 75, 90, 101)  # JPEG: lower edges of the bands, and one past the last
 _SIDES = (0, 320, 768, 1 << 31)  # pixels of the shorter side
 _HISTORY: dict[bool | None, int] = {None: -1, False: 0, True: 1}  # of resizing, as a number

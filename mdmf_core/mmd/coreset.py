@@ -4,16 +4,16 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mdmf_core.choices import Compression
 from mdmf_core.mmd.kernels import gaussian
 
-Method = Literal["herding", "nystrom", "thinning"]
 BLOCK_POINTS = 20_000  # compressed at a time; the kernel matrix of a block is never held whole
 _ROWS = 1024
 
@@ -77,7 +77,7 @@ def herding(
 
 
 def compress(
-    blocks: Iterable[Float[Tensor, "n d"]], size: int, sigma: float, method: Method = "herding", max_error: float = 0.0
+    blocks: Iterable[Float[Tensor, "n d"]], size: int, sigma: float, method: Compression = "herding", max_error: float = 0.0
 ) -> Coreset:
     """A coreset of at most ``size`` points of a stream of blocks, in the memory of one block and the coresets so far.
 
@@ -92,8 +92,8 @@ def compress(
     Raises:
         ValueError: no points; an unknown method; or an error bound that ``size`` points do not reach.
     """
-    if method not in get_args(Method):
-        raise ValueError(f"unknown compression {method!r}; known are {', '.join(get_args(Method))}")
+    if method not in get_args(Compression):
+        raise ValueError(f"unknown compression {method!r}; known are {', '.join(get_args(Compression))}")
     stream = (block for block in blocks if len(block))
     first, second = next(stream, None), next(stream, None)
     if first is None:
@@ -107,7 +107,7 @@ def compress(
     return found
 
 
-def _compress_stream(blocks: Iterable[Tensor], size: int, sigma: float, method: Method, max_error: float) -> Coreset:
+def _compress_stream(blocks: Iterable[Tensor], size: int, sigma: float, method: Compression, max_error: float) -> Coreset:
     parts: list[Tensor] = []
     counts: list[int] = []
     lost = 0.0  # sum over blocks of points x MMD(block, its coreset)
@@ -125,7 +125,7 @@ def _compress_stream(blocks: Iterable[Tensor], size: int, sigma: float, method: 
 
 
 def _compress_block(
-    points: Float[Tensor, "n d"], weights: Float[Tensor, " n"], size: int, sigma: float, method: Method, max_error: float
+    points: Float[Tensor, "n d"], weights: Float[Tensor, " n"], size: int, sigma: float, method: Compression, max_error: float
 ) -> Coreset:
     if method == "herding":
         indices, error = herding(points, size, sigma, weights, max_error)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Bool, Float, Float16
 from scipy.optimize import minimize
 from torch import Tensor
 
+from mdmf_core.choices import StatisticName
 from mdmf_core.mmd.coreset import herding
 from mdmf_core.mmd.kernels import gaussian
 from mdmf_core.mmd.terms import patch_terms
@@ -18,7 +20,7 @@ from mdmf_core.training.figures import auroc
 from mdmf_core.training.pfs_training import Fitted, fit
 from mdmf_core.training.recipe import Recipe, TrainingTokens
 
-STATISTICS = ("mmd2", "cross", "top-k", "fusion")
+STATISTICS: tuple[StatisticName, ...] = get_args(StatisticName)
 _FIXED = {"mmd2": {"mmd2": 1.0}, "cross": {"cross": -1.0}, "top-k": {"top_k": -1.0}}
 _SIGNS = np.array([1.0, -1.0, 0.0, -1.0])  # of TERMS: how each moves with "generated"; the self term is not monotone
 _BANK_TOKENS = 6000  # patches that a bank is chosen from while arms are compared

@@ -15,10 +15,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from mdmf_core.choices import Objective
 from mdmf_core.mmd.kernels import gaussian
 from mdmf_core.signatures.pfs import PatchSignature
 from mdmf_core.training.one_sided_start import discriminant, start_bandwidth, widened
-from mdmf_core.training.recipe import GENERATED, REAL, REGENERATED, Objective, Recipe, TrainingTokens
+from mdmf_core.training.recipe import GENERATED, REAL, REGENERATED, Recipe, TrainingTokens
 
 _DROP = 0.1  # share of token entries that an episode does not see
 

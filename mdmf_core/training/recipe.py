@@ -1,14 +1,15 @@
 """The recipe of a training, and the tokens that it trains on."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float16, Int64
 from torch import Tensor
 
-Objective = Literal["none", "closed-form", "mmd-d", "mmd-mp", "bce"]
+from mdmf_core.choices import Objective
+
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 REAL, GENERATED, REGENERATED = 0, 1, 2
 

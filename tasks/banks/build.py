@@ -11,9 +11,8 @@ from mdmf_core.banks.assembly import LEAST, assemble, calibrate, in_bank_half
 from mdmf_core.banks.bank import Bank, bank_from_files
 from mdmf_core.banks.calibration import CARD as CALIBRATION
 from mdmf_core.banks.calibration import Calibration, calibration_from_file
-from mdmf_core.banks.domains import Condition
+from mdmf_core.choices import Compression, Condition
 from mdmf_core.errors import ArtifactError, MdmfError, SourceError
-from mdmf_core.mmd.coreset import Method
 from mdmf_core.scoring.scorer import Scorer
 from tasks.banks.left_out import _expelled
 from tasks.banks.real_images import Progress, collect, spooled
@@ -31,7 +30,7 @@ class BuildSettings(BaseModel):
     scorer: str
     points: Annotated[int, Field(ge=2)]
     max_error: Annotated[float, Field(ge=0)]
-    compression: Method
+    compression: Compression
     max_images: Annotated[int, Field(ge=4)]
     domains: str
     match: tuple[Condition, ...]

@@ -15,6 +15,7 @@ from mdmf_core.mmd.two_sample import RANK, FeatureMap, TwoSample, halves, two_sa
 from tasks.banks.left_out import reviewed_generated
 from tasks.parts.signatures import read_signatures, signatures_path
 from tasks.parts.store import exists
+from tasks.scoring.loading import load_bank, resolve_bank
 from tasks.warehouse.warehouse import Warehouse
 
 _OUTLIERS = 20  # members listed
@@ -95,6 +96,18 @@ def _number(value: float | None) -> str:
 
 def _cell(found: TwoSample | None) -> str:
     return "" if found is None else f"{found.mmd2:.2g} ({found.p_value:.3f})"
+
+
+def health(bank: str, calibration: str | None, warehouse: str, scorer: str, storage_block: str | None) -> BankHealth:
+    """Examines the bank that a name, an alias or a directory means against itself, its calibration and the corpus.
+
+    Raises:
+        ArtifactError: a bank or calibration that is unknown or damaged.
+    """
+    registry = Warehouse.at(warehouse)
+    url, calibration_url = resolve_bank(registry, scorer, bank, calibration)
+    loaded, calibrated = load_bank(url, calibration_url, storage_block)
+    return examine(loaded, calibrated, registry if registry.exists() else None)
 
 
 def examine(bank: Bank, calibration: Calibration, warehouse: Warehouse | None) -> BankHealth:

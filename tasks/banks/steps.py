@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from mdmf_core.scoring.scorer import Scorer
 from tasks.banks.build import BuildSettings, BuiltBank, Calibrated, build, recalibrate
-from tasks.banks.health import BankHealth, examine
+from tasks.banks.health import BankHealth, health
 from tasks.banks.left_out import reviewed_generated
 from tasks.scoring.loading import load_bank, load_scorer, load_setup, resolve_bank
 from tasks.scoring.progress import progress_log
@@ -104,12 +104,9 @@ def calibrate_bank(settings: CalibrateSettings) -> NamedCalibration:
 
 
 @task(cache_policy=NO_CACHE, task_run_name="health of {bank}")
-def health(bank: str, calibration: str | None, warehouse: str, scorer: str, storage_block: str | None) -> BankHealth:
-    """Examines a bank against itself, its calibration and the corpus; emits `mdmf.bank.healthy` or `mdmf.bank.alarm`."""
-    registry = Warehouse.at(warehouse)
-    url, calibration_url = resolve_bank(registry, scorer, bank, calibration)
-    loaded, calibrated = load_bank(url, calibration_url, storage_block)
-    found = examine(loaded, calibrated, registry if registry.exists() else None)
+def announced_health(bank: str, calibration: str | None, warehouse: str, scorer: str, storage_block: str | None) -> BankHealth:
+    """Examines a bank and emits the event `mdmf.bank.healthy` or `mdmf.bank.alarm`, for automations."""
+    found = health(bank, calibration, warehouse, scorer, storage_block)
     emit_event(
         event="mdmf.bank.alarm" if found.alarms else "mdmf.bank.healthy",
         resource={"prefect.resource.id": f"mdmf.bank.{found.bank_id[:32]}", "prefect.resource.name": found.bank},

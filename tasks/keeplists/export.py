@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel
 
+from mdmf_core.choices import FileFormat, Uid
 from mdmf_core.errors import MdmfError
 from mdmf_core.keeplists.files import FORMAT, datacomp_uids
 from tasks.keeplists.selection import Selection, counts, keep_query, made_by, plain_sql, rows_query
@@ -22,7 +23,6 @@ from tasks.storage.publishing import new_directory
 from tasks.warehouse.attach import quoted
 from tasks.warehouse.warehouse import Warehouse
 
-FileFormat = Literal["parquet", "csv", "datacomp"]
 # A reader of one shard reads one or two of the groups.
 _PARQUET = "FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 32768, KV_METADATA {{mdmf: {metadata}}}"
 _MEMORY = "2GB"  # DuckDB sorts on disk beyond it
@@ -45,7 +45,7 @@ class ExportSettings(BaseModel):
     out: str  # {time} in it becomes the UTC time, for schedules
     selection: Selection
     formats: tuple[FileFormat, ...] = ("parquet",)
-    uid: Literal["sidecar", "image_id"] = "sidecar"
+    uid: Uid = "sidecar"
     storage_block: str | None = None
 
 

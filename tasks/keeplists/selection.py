@@ -7,12 +7,10 @@ from typing import Annotated, Any, Literal
 import duckdb
 from pydantic import BaseModel, Field
 
+from mdmf_core.choices import Uid, Unsure, Which
 from mdmf_core.errors import MdmfError, WarehouseError
 from tasks.warehouse.attach import quoted
 from tasks.warehouse.records import column_names
-
-Which = Literal["kept", "flagged", "unsure", "surely", "discoveries"]
-Uid = Literal["none", "sidecar", "image_id"]
 
 _MACROS = {
     "kept": "SELECT *, 'kept' AS decision FROM kept({budget})",
@@ -33,7 +31,7 @@ SELECT e.shard_url, e.key, e.image_id, i.sha256, i.sidecar, i.locator, i.bytes, 
 FROM excluded e JOIN images i USING (shard_id, image_id) WHERE e.reason IN ({reasons})
 """
 # DataComp's uid: 32 hexadecimal digits in the json beside the image, or as its key.
-_UIDS: dict[Uid, str] = {
+_UIDS: dict[Uid | Literal["none"], str] = {
     "none": "NULL",
     "sidecar": "list_filter([lower(sidecar->>'$.uid'), lower(regexp_extract(key, '[^/]*$'))], "
     "lambda text: regexp_full_match(text, '[0-9a-f]{32}'))[1]",
@@ -46,7 +44,7 @@ class Selection(BaseModel):
 
     which: Which = "kept"
     budget: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    unsure: Literal["keep", "drop"] = "keep"
+    unsure: Unsure = "keep"
     keep_excluded: tuple[str, ...] = ()  # reasons
     where: str | None = None  # condition over `scored`
     sql: str | None = None  # a query for shard_url and key, or image_id, in place of `which`
@@ -81,7 +79,7 @@ def keep_query(connection: duckdb.DuckDBPyConnection, selection: Selection) -> s
     return query
 
 
-def rows_query(chosen: str, uid: Uid) -> str:
+def rows_query(chosen: str, uid: Uid | Literal["none"]) -> str:
     """The rows of keep.parquet."""
     return _ROWS.format(chosen=chosen, uid=_UIDS[uid])
 

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from prefect.logging import get_logger
@@ -15,11 +15,11 @@ from prefect.logging.handlers import APILogWorker
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import BaseModel, Field
 
+from mdmf_core.choices import EngineName
 from mdmf_core.errors import MdmfError
 from tasks.parts.leases import MOST_ATTEMPTS
 
 _log = get_logger(__name__)
-EngineName = Literal["threads", "ray", "dask"]
 # Workers that may die on one group. Its leases set every shard aside that kills them, so that this must be more than they need.
 _MOST_DEATHS = 5 * MOST_ATTEMPTS
 _SCHEME = re.compile(r"[a-z][a-z0-9+.]+:")
