@@ -1,7 +1,10 @@
 """What the commands share: options, plain errors, tables."""
 
+import logging
 import math
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,12 +72,32 @@ class Panel:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Errors that are the user's to mend end in one sentence and status 1, without a traceback."""
+    """Errors that are the user's to mend end in one sentence and status 1, without a traceback; Ctrl-C is answered at once."""
+    logging.setLogRecordFactory(_record_of_log)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _interrupted)
     try:
         yield
+    except KeyboardInterrupt as error:
+        raise typer.Exit(130) from error
     except (MdmfError, ValueError) as error:
         errors.print(f"[bold red]error:[/] {escaped(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
+
+
+def _record_of_log(*arguments: Any, **named: Any) -> logging.LogRecord:
+    """A log record that has no traceback where the error is the user's to mend: Prefect logs whatever ends a run with one."""
+    record = logging.LogRecord(*arguments, **named)
+    if record.exc_info and isinstance(record.exc_info[1], MdmfError | ValueError):
+        record.exc_info = None
+    return record
+
+
+def _interrupted(*_: object) -> None:
+    """Says that the command ends, lets it end in order, and makes the next Ctrl-C end the process there and then."""
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    errors.print("interrupted: ending within seconds; what is finished stays. Ctrl-C again ends at once.", highlight=False)
+    raise KeyboardInterrupt
 
 
 def escaped(text: str) -> str:

@@ -11,6 +11,9 @@ import os
 # The in-process runs need no account, no telemetry and no network beyond the source.
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "1")
+# Prefect's own server listens on loopback, which a proxy cannot reach.
+_direct = ",".join(filter(None, [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "127.0.0.1,localhost"]))
+os.environ["no_proxy"] = os.environ["NO_PROXY"] = _direct
 # Prefect gives its own server 20 s to start, which a busy or slow machine does not make.
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
 

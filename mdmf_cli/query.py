@@ -13,7 +13,7 @@ Format = Literal["table", "csv", "json"]
 def sql(
     sql: Annotated[str, typer.Argument(metavar="QUERY", help='For example "SELECT key, score, p_value FROM flagged(0.05)"')],
     warehouse: WarehouseOption = "warehouse.duckdb",
-    format: Annotated[Format, typer.Option(help="How the result is printed.")] = "table",
+    format: Annotated[Format, typer.Option(help="How the result is printed; json gives one object a line.")] = "table",
     parts: Annotated[
         bool, typer.Option("--parts", help="Ask what the newest run has finished, without opening the warehouse.")
     ] = False,
@@ -25,20 +25,24 @@ def sql(
     """Ask the warehouse: SELECT, COPY (SELECT ...) TO a file, EXPLAIN. Nothing in it can be changed."""
     import duckdb
 
-    from tasks.warehouse.parts_view import query_parts
-    from tasks.warehouse.questions import query
+    from tasks.warehouse.parts_view import connect_parts
+    from tasks.warehouse.questions import answer, json_lines
     from tasks.warehouse.warehouse import Warehouse
 
     with plain_errors():
         if parts and as_of is not None:
             raise MdmfError("--parts asks what is not landed yet, --as-of what was: name one of the two")
         try:
-            frame = query_parts(Warehouse.at(warehouse), sql) if parts else query(Warehouse.at(warehouse), sql, as_of=as_of)
+            where = Warehouse.at(warehouse)
+            with connect_parts(where) if parts else where.connect(read_only=True, as_of=as_of) as connection:
+                if format == "json":
+                    for line in json_lines(connection, sql):
+                        typer.echo(line)
+                    return
+                table = answer(connection, sql)
         except duckdb.Error as error:
             raise MdmfError(str(error)) from error
     if format == "table":
-        print_rows(frame.to_dict("records"), [str(name) for name in frame.columns])
-    elif format == "csv":
-        typer.echo(frame.to_csv(index=False), nl=False)
+        print_rows(table.to_dict("records"), [str(name) for name in table.columns])
     else:
-        typer.echo(frame.to_json(orient="records", lines=True, date_format="iso"), nl=False)
+        typer.echo(table.to_csv(index=False), nl=False)

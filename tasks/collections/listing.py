@@ -27,6 +27,8 @@ def iter_shards(source: str, images_per_slice: int, storage_block: str | None = 
     Raises:
         SourceError: no access, or a kind of file that is not supported; at the end, when there was nothing.
     """
+    if not source.strip():
+        raise SourceError("the source is empty; name shards or a folder (is a variable of the shell not set?)")
     there, folders = False, dict[str, str]()
     urls = (_one_spelling(url, folders) for url in expand_braces(source))
     for shard in _listed(urls, images_per_slice, storage_block):

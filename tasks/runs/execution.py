@@ -22,6 +22,7 @@ from tasks.runs import artifacts, names, steps
 from tasks.runs.engines import Engine, started
 from tasks.runs.settings import ResolvedSettings
 from tasks.runs.steps import Plan
+from tasks.scoring.progress import STOPPING
 
 _OUTSTANDING = 256  # groups that are submitted and not landed: more than the workers of one run; a server stands 500
 
@@ -62,7 +63,7 @@ def carry_out(
         plan = make_plan(run_id)
         with run_closed(settings, run_id) as ending:
             names.label_run(settings.scorer, settings.bank, plan.to_do, plan.shards)
-            with started(settings.engine if plan.groups else Engine()) as runner:
+            with started(settings.engine if plan.groups else Engine()) as runner, _stopped_by_interrupts():
                 scored = _scored(settings, plan, name, runner)
                 outcomes = [outcome for landed in _landed(settings, plan, scored, ending) for outcome in landed]
             page = None if keep else steps.report(settings, scored_here=not settings.engine.elsewhere)
@@ -77,6 +78,17 @@ def carry_out(
         if ending.failures:
             raise MdmfError("; ".join(ending.failures))
         return result
+
+
+@contextmanager
+def _stopped_by_interrupts() -> Iterator[None]:
+    """Has the threads that score end with their batch when Ctrl-C ends the block, which otherwise would wait for a group."""
+    STOPPING.clear()
+    try:
+        yield
+    except KeyboardInterrupt:
+        STOPPING.set()
+        raise
 
 
 @dataclass

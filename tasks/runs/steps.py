@@ -24,7 +24,7 @@ from tasks.runs.records import finish_run, record_of, start_run
 from tasks.runs.retry import cuts, require_retryable, waiting_for_retry, work_again
 from tasks.runs.settings import ResolvedSettings
 from tasks.scoring.loading import device_label
-from tasks.scoring.progress import progress_log
+from tasks.scoring.progress import Interrupted, progress_log
 from tasks.scoring.prometheus import count_shard
 from tasks.scoring.scoring_setup import ScoringSetup
 from tasks.scoring.stage_clock import Stages
@@ -84,7 +84,12 @@ def opened(settings: ResolvedSettings, flow: str, run_id: str, work: Iterable[Wo
     return Plan(path=path, groups=groups, promoted=promoted, **asdict(tally))
 
 
-@task(cache_policy=NO_CACHE, task_run_name=group_name, retries=1, retry_delay_seconds=5)
+def _may_pass(_: object, __: object, state: State[object]) -> bool:
+    """Whether a task is worth another try: not after an hour of waiting for the warehouse, nor when the run is interrupted."""
+    return not isinstance(state.result(raise_on_failure=False), WarehouseHeld | Interrupted)
+
+
+@task(cache_policy=NO_CACHE, task_run_name=group_name, retries=1, retry_delay_seconds=5, retry_condition_fn=_may_pass)
 def score_group(settings: ResolvedSettings, plan_path: str, group: int, owner: str) -> list[ShardOutcome]:
     """Scores the shards of one group into parts, each under its lease."""
     settings.engine.take_share()
@@ -110,11 +115,6 @@ def score_group(settings: ResolvedSettings, plan_path: str, group: int, owner: s
     )  # fmt: skip
     settings.engine.hand_in_logs()
     return outcomes
-
-
-def _may_pass(_: object, __: object, state: State[object]) -> bool:
-    """Whether landing is worth another try; after an hour of waiting for the warehouse it is not."""
-    return not isinstance(state.result(raise_on_failure=False), WarehouseHeld)
 
 
 @task(cache_policy=NO_CACHE, task_run_name=landing_name, retries=2, retry_delay_seconds=5, retry_condition_fn=_may_pass)

@@ -36,6 +36,8 @@ DEFAULT = "default"
 
 def _directory(reference: str, kind: str, storage_block: str | None) -> Callable[[str], bytes]:
     """A reader of the files in the directory that a name, path or URL means."""
+    if not reference.strip():
+        raise ArtifactError(f"the {kind}'s name is empty: leave the option out, or name a folder")
     if "/" not in reference and not os.path.isdir(reference):
         bundled = files("scorers") / reference
         if not bundled.is_dir():

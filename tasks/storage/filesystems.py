@@ -14,6 +14,7 @@ from mdmf_core.errors import SourceError
 from tasks.storage import retries as faults
 from tasks.storage.retries import if_there, with_retries
 
+_WEB = ("http://", "https://", "hf://", "ftp://")  # without listings, ETags or ranges to rely on
 _USER = re.compile(r"://[^/?#]*@|://[^/?#:]+:(?!:|\d{1,5}(?:[/?#]|$))")  # a key's secret may itself hold a slash
 _SIGNED = re.compile(r"://.*[?&;](x-amz-|x-goog-|awsaccesskeyid|signature|sig|token|key|secret|password)[^=&]*=", re.IGNORECASE)
 
@@ -50,7 +51,8 @@ def open_storage(url: str, block: str | None = None, listing: bool = False) -> t
     """Opens the filesystem of ``url`` and gives it with the path on it. S3 clients try once: ``FaultBudget`` alone retries.
 
     Args:
-        url: a local path, ``s3://...``, or any fsspec URL. S3 takes the standard AWS variables, AWS_ENDPOINT_URL included.
+        url: a local path, ``s3://...``, or any fsspec URL of a store; the web is none. S3 takes the standard AWS
+            variables, AWS_ENDPOINT_URL included.
         block: name of a Prefect ``Secret`` block with fsspec options, in place of the AWS variables.
         listing: whether the S3 client retries, which a listing needs: a thousand pages would never all come in one try.
 
@@ -58,6 +60,8 @@ def open_storage(url: str, block: str | None = None, listing: bool = False) -> t
         SourceError: no such protocol, or the URL carries credentials: logs and the warehouse record every URL.
     """
     refuse_credentials(url)
+    if url.startswith(_WEB):
+        raise SourceError(f"{url}: files are read from a local disk or s3://, not from the web; download them first")
     options = _block_options(block) if block and is_remote(url) else {}
     try:
         if not url.startswith(("s3://", "s3a://")):

@@ -57,6 +57,8 @@ def address(warehouse: str) -> Address:
     Raises:
         WarehouseError: the address has no form that is known, or holds a password.
     """
+    if not warehouse.strip():
+        raise WarehouseError(f"the warehouse's address is empty: use {_FORMS}")
     if not warehouse.startswith(_LAKE):
         if is_remote(warehouse):
             raise WarehouseError(f"no warehouse can be at {warehouse!r}: use {_FORMS}")

@@ -1,6 +1,10 @@
 """Questions to the warehouse, which can only read, as pandas frames."""
 
+import json
+import math
 import warnings
+from datetime import date, datetime, time
+from decimal import Decimal
 from typing import Any
 
 import duckdb
@@ -31,9 +35,43 @@ def answer(connection: duckdb.DuckDBPyConnection, sql: str, parameters: list[Any
         return connection.execute(sql, parameters or []).df()
 
 
+def json_lines(connection: duckdb.DuckDBPyConnection, sql: str) -> list[str]:
+    """The answer to a question, one JSON object a row.
+
+    Integers of any size stay exact, UUIDs and moments are text, bytes are hexadecimal text, NaN and infinities are null.
+
+    Raises:
+        MdmfError: as ``require_question``.
+    """
+    require_question(connection, sql)
+    result = connection.execute(sql)
+    names = [column[0] for column in result.description or ()]
+    return [json.dumps(_plain(dict(zip(names, row, strict=True))), ensure_ascii=False) for row in result.fetchall()]
+
+
+def _plain(value: Any) -> Any:
+    """A value of DuckDB, however deep, as JSON has it."""
+    if isinstance(value, dict):
+        return {str(name): _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Decimal):
+        return float(value) if len(value.as_tuple().digits) <= 15 else str(value)
+    if isinstance(value, bytes | bytearray):
+        return value.hex()
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
 def require_question(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     """Raises MdmfError for anything but questions, which may read other files and write their answer to one."""
-    for statement in connection.extract_statements(sql):
+    statements = connection.extract_statements(sql)
+    if not statements:
+        raise MdmfError(f'no query in {sql!r}: ask for example "SELECT key, score FROM flagged(0.05)"')
+    for statement in statements:
         if statement.type.name not in _QUESTIONS:
             raise MdmfError(
                 f"{statement.type.name} is no question: SELECT, COPY (SELECT ...) TO and EXPLAIN are allowed here, and nothing "
