@@ -1,5 +1,6 @@
 """What the commands share: options, plain errors, tables."""
 
+import atexit
 import logging
 import math
 import os
@@ -78,8 +79,10 @@ def plain_errors() -> Iterator[None]:
         signal.signal(signal.SIGINT, _interrupted)
     try:
         yield
-    except KeyboardInterrupt as error:
-        raise typer.Exit(130) from error
+    except KeyboardInterrupt:
+        # These stop server and decoders. What the interpreter clears after them takes tens of seconds on a busy machine.
+        atexit._run_exitfuncs()
+        os._exit(130)
     except (MdmfError, ValueError) as error:
         errors.print(f"[bold red]error:[/] {escaped(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
