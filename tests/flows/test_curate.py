@@ -245,6 +245,8 @@ def test_views_show_one_scorer_and_bank_and_promotion_switches_them(curate, tmp_
         ({"source": "/proc/nowhere"}, "neither a folder nor"),
         ({"bank": "default"}, "is a backbone without a bank of its own"),
         ({"bank": "/nowhere"}, "not found"),
+        ({"scorer": ""}, "the scorer's name is empty"),
+        ({"warehouse": ""}, "the warehouse's address is empty"),
         ({"scorer": "timm:vit_tiny_patch16_224"}, r"needs its weights pinned"),
         ({"warehouse": "/proc/x.duckdb"}, "cannot open warehouse"),
         ({"device": "cuda:7"}, "is not there"),

@@ -104,3 +104,15 @@ def test_credentials_in_a_url_are_refused_and_not_repeated(url):
 @pytest.mark.parametrize("url", ["/data/a@b:c/x.tar", "memory://host:9000/x.tar", "memory://b/a@b.tar", "memory://b/?.tar"])
 def test_other_urls_pass(url):
     open_storage(url)
+
+
+@pytest.mark.parametrize("source", ["", "  "])
+def test_an_empty_source_is_not_the_working_directory(source):
+    with pytest.raises(SourceError, match="the source is empty"):
+        list_shards(source, 1000)
+
+
+@pytest.mark.parametrize("url", ["http://host/a.tar", "https://host/{0..3}.tar", "hf://datasets/a/b.parquet"])
+def test_the_web_is_no_store(url):
+    with pytest.raises(SourceError, match=r"local disk or s3://, not from the web"):
+        list_shards(url, 1000)

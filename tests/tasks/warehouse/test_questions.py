@@ -1,6 +1,7 @@
 """Questions read: whatever is asked, the warehouse stays as it is."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import duckdb
@@ -12,6 +13,7 @@ import mdmf
 from mdmf import to_pandas as query
 from mdmf_core.errors import MdmfError
 from tasks.warehouse.parts_view import query_parts
+from tasks.warehouse.questions import json_lines
 from tasks.warehouse.warehouse import Warehouse
 
 
@@ -60,3 +62,25 @@ def test_parts_say_of_every_image_what_the_warehouse_says(warehouse):
     assert set(query(warehouse, "FROM scored LIMIT 0").columns) - there == {"image_id", "shard_id"}
     sql = f"SELECT {', '.join(columns)} FROM scored ORDER BY key"
     pd.testing.assert_frame_equal(query_parts(Warehouse.at(warehouse), sql), query(warehouse, sql))
+
+
+def test_json_has_every_type_and_integers_of_any_size():
+    sql = (
+        "SELECT '00000000-0000-0000-0000-00000000000a'::UUID AS u, 170141183460469231731687303715884105727::HUGEINT AS h, "
+        "'nan'::DOUBLE AS n, TIMESTAMPTZ '2020-01-02 03:04:05+00' AS at, 'ab'::BLOB AS b, 1.25::DECIMAL(4, 2) AS d, "
+        "[{'x': '-inf'::DOUBLE, 'when': DATE '2020-01-02'}] AS nested, MAP {1: 'one'} AS m, INTERVAL 1 DAY AS i, NULL AS none"
+    )
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        (line,) = json_lines(connection, sql)
+    assert json.loads(line) == {
+        "u": "00000000-0000-0000-0000-00000000000a", "h": 2**127 - 1, "n": None, "at": "2020-01-02T03:04:05+00:00", "b": "6162",
+        "d": 1.25, "nested": [{"x": None, "when": "2020-01-02"}], "m": {"1": "one"}, "i": "1 day, 0:00:00", "none": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("sql", ["", " \n", "-- only a comment"])
+def test_no_query_at_all_is_refused(warehouse, sql):
+    with pytest.raises(MdmfError, match="no query in"):
+        query(warehouse, sql)
+    assert len(query(warehouse, "-- a comment first\nSELECT 1")) == 1
