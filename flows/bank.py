@@ -8,9 +8,9 @@ from pydantic import Field
 
 from mdmf_core.choices import Compression, Condition
 from tasks.banks import steps
-from tasks.banks.build import BuildSettings
+from tasks.banks.build import BuildSettings, BuiltBank, Calibrated
 from tasks.banks.health import BankHealth
-from tasks.banks.steps import CalibrateSettings, NamedBank, NamedCalibration
+from tasks.banks.steps import CalibrateSettings
 
 
 @flow(name="build-bank")
@@ -29,7 +29,7 @@ def build_bank(
     expel: str | None = None,
     device: str = "auto",
     storage_block: str | None = None,
-) -> NamedBank:
+) -> BuiltBank:
     """Builds a bank on half of the images, calibrates it on the other half, and registers it as `name@version`.
 
     Args:
@@ -50,15 +50,14 @@ def build_bank(
         source=source, name=name, store=store, scorer=scorer, points=points, max_error=max_error, compression=compression,
         max_images=max_images, domains=domains, match=match, expel=expel, device=device, storage_block=storage_block,
     )  # fmt: skip
-    result = steps.build_bank(settings, warehouse)
-    built = result.built
+    built = steps.build_bank(settings, warehouse)
     get_run_logger().info(
         "bank %s at %s: %d images, %d points (coreset error %.4f), calibrated on %d images; %d excluded, %d expelled, "
         "%d reviewed as generated",
-        result.title or name, built.directory, built.bank_images, built.points, built.coreset_error, built.calibration_images,
+        built.title or name, built.directory, built.bank_images, built.points, built.coreset_error, built.calibration_images,
         built.excluded, built.expelled, built.reviewed,
     )  # fmt: skip
-    return result
+    return built
 
 
 @flow(name="calibrate-bank")
@@ -71,7 +70,7 @@ def calibrate_bank(
     domains: str = "photo",
     device: str = "auto",
     storage_block: str | None = None,
-) -> NamedCalibration:
+) -> Calibrated:
     """Calibrates a bank on other real images than those it holds; a further, numbered calibration of it.
 
     Args:
@@ -84,7 +83,7 @@ def calibrate_bank(
         storage_block=storage_block,
     )  # fmt: skip
     result = steps.calibrate_bank(settings)
-    get_run_logger().info("%s: calibration %d on %d images", result.title, result.version, result.calibrated.images)
+    get_run_logger().info("%s: calibration %d on %d images", result.title, result.version, result.images)
     return result
 
 

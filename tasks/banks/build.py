@@ -1,7 +1,6 @@
-"""Building and calibrating banks from collections of real images, and publishing them."""
+"""Banks are built and calibrated from collections of real images, published, and entered in a warehouse's registry."""
 
-from collections import Counter
-from collections.abc import Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -14,11 +13,16 @@ from mdmf_core.banks.calibration import Calibration, calibration_from_file
 from mdmf_core.choices import Compression, Condition
 from mdmf_core.errors import ArtifactError, MdmfError, SourceError
 from mdmf_core.scoring.scorer import Scorer
-from tasks.banks.left_out import _expelled
+from tasks.banks.left_out import expelled, reviewed_generated
 from tasks.banks.real_images import Progress, collect, spooled
+from tasks.scoring.scoring_setup import ScoringSetup
 from tasks.storage.checked_reads import read_bytes
 from tasks.storage.filesystems import absolute
 from tasks.storage.publishing import publish, write_bytes
+from tasks.warehouse.commits import commit
+from tasks.warehouse.migrations import migrate
+from tasks.warehouse.registry import BankEntry, find, register_bank, register_calibration, register_scorer
+from tasks.warehouse.warehouse import Warehouse
 
 
 class BuildSettings(BaseModel):
@@ -41,8 +45,9 @@ class BuildSettings(BaseModel):
 
 @dataclass(frozen=True)
 class BuiltBank:
-    """What a build made, small enough to return."""
+    """What a build made, and what the registry calls it; small enough to return."""
 
+    title: str | None  # name@version; None = no registry was given
     directory: str
     bank_id: str
     calibration_id: str
@@ -59,7 +64,7 @@ class BuiltBank:
 
 
 def build(
-    settings: BuildSettings, scorer: Scorer, progress: Progress = lambda done: None, generated: Set[str] = frozenset()
+    settings: BuildSettings, scorer: Scorer, progress: Progress = lambda done: None, registry: Warehouse | None = None
 ) -> BuiltBank:
     """Builds a bank on half of the real images of a collection, calibrates it on the other half, publishes both at once.
 
@@ -67,12 +72,12 @@ def build(
     bank's digest: building the same again finds it there.
 
     Args:
-        generated: sha256 of images that reviewers call generated; they are in neither half.
+        registry: the warehouse that names the bank, and whose reviewers say which images are generated, so in neither half.
 
     Raises:
         MdmfError: too few usable images in a slice, an error bound that is not reached, or a source that cannot be read.
     """
-    expel = _expelled(settings.expel, settings.storage_block)
+    expel, generated = expelled(settings.expel, settings.storage_block), reviewed_generated(registry)
     with spooled() as append:
         images, excluded = collect(
             settings.source, scorer, settings.max_images, settings.domains, settings.storage_block, append, progress
@@ -95,15 +100,18 @@ def build(
         calibration = calibrate(scorer, bank, halves[1])
     directory = f"{settings.store.rstrip('/')}/{settings.name}-{bank.bank_id[:12]}"
     calibration_url = _publish_once(directory, bank, calibration, settings.storage_block)
+    title = None
+    if registry is not None:
+        title = _registered(registry, scorer, bank, absolute(directory), [(calibration, calibration_url)]).title
     return BuiltBank(
-        directory, bank.bank_id, calibration.calibration_id, calibration_url, len(bank.members), calibration.images,
+        title, directory, bank.bank_id, calibration.calibration_id, calibration_url, len(bank.members), calibration.images,
         tuple(part.domain for part in bank.slices), bank.points, bank.coreset_error, calibration.smallest_budget, excluded,
         len(real) - len(usable), len(images) - len(real),
     )  # fmt: skip
 
 
 def _publish_once(directory: str, bank: Bank, calibration: Calibration, storage_block: str | None) -> str | None:
-    """Publishes a bank unless it is there; where the calibration lies, if not in the bank's directory."""
+    """Publishes a bank unless it is there, and says where its calibration lies, if not in the bank's directory."""
     if not _is_published(directory, storage_block):
         try:
             publish(directory, {CALIBRATION: calibration.file()} | bank.files(), storage_block, named_by_content=True)
@@ -131,10 +139,29 @@ def _publish_calibration(bank_url: str, calibration: Calibration, storage_block:
     return absolute(url)
 
 
+def _registered(
+    registry: Warehouse, scorer: Scorer, bank: Bank, url: str, calibrations: Sequence[tuple[Calibration, str | None]]
+) -> BankEntry:
+    """The registry's entry of a bank, once the bank is in it with its scorer and its calibrations, each with its own URL."""
+    with registry.connect() as connection:
+        migrate(connection)
+
+        def enter() -> BankEntry:
+            register_scorer(connection, scorer)
+            register_bank(connection, bank, url)
+            for calibration, calibration_url in calibrations:
+                register_calibration(connection, calibration, calibration_url)
+            return find(connection, bank.bank_id[:32])
+
+        return commit(connection, enter)
+
+
 @dataclass(frozen=True)
 class Calibrated:
-    """A further calibration of a bank."""
+    """A further calibration of a bank, and its number in the registry."""
 
+    title: str  # of the bank
+    version: int
     url: str
     bank_id: str
     calibration_id: str
@@ -147,32 +174,33 @@ class Calibrated:
 
 def recalibrate(
     source: str,
-    scorer: Scorer,
-    bank: Bank,
-    bank_url: str,
+    setup: ScoringSetup,
     max_images: int,
     domains: str,
     storage_block: str | None,
-    progress: Progress = lambda done: None,
-    generated: Set[str] = frozenset(),
+    progress: Progress,
+    registry: Warehouse,
 ) -> Calibrated:
     """Calibrates a bank on another collection of real images, into ``BANK.calibrations/ID.json``.
 
     Args:
-        generated: as for ``build``.
+        setup: with the bank and the scorer that it was built for.
+        registry: the warehouse that numbers the calibration, and whose reviewers say which images are generated.
 
     Raises:
-        MdmfError: as ``calibrate``.
+        MdmfError: too few images in a slice, or a source that cannot be read.
     """
-    held = {member.sha256 for member in bank.members}
+    scorer, bank = setup.scorer, setup.bank
+    generated, held = reviewed_generated(registry), {member.sha256 for member in bank.members}
     with spooled() as append:
         images, _ = collect(source, scorer, max_images, domains, storage_block, append, progress)
         real = [image for image in images if image.member.sha256 not in generated]
         fresh = [image for image in real if image.member.sha256 not in held]
         calibration = calibrate(scorer, bank, fresh)
-    url = _publish_calibration(bank_url, calibration, storage_block)
-    counts = Counter({part.domain: len(part.scores) for part in calibration.slices})
+    url = _publish_calibration(setup.bank_url, calibration, storage_block)
+    entry = _registered(registry, scorer, bank, setup.bank_url, [(setup.calibration, None), (calibration, url)])
+    by_slice = {part.domain: len(part.scores) for part in calibration.slices}
     return Calibrated(
-        url, bank.bank_id, calibration.calibration_id, calibration.images, calibration.smallest_budget, dict(counts),
-        len(real) - len(fresh), len(images) - len(real),
+        entry.title, entry.calibration_version, url, bank.bank_id, calibration.calibration_id, calibration.images,
+        calibration.smallest_budget, by_slice, len(real) - len(fresh), len(images) - len(real),
     )  # fmt: skip

@@ -5,19 +5,23 @@ from tasks.storage.checked_reads import read_bytes
 from tasks.warehouse.warehouse import Warehouse
 
 
-def _expelled(path: str | None, storage_block: str | None) -> set[str]:
-    """sha256 values of a text or CSV file: the first field of every line that is one."""
+def expelled(path: str | None, storage_block: str | None) -> set[str]:
+    """The sha256 values in a text or CSV file: the first field of every line that is one.
+
+    Raises:
+        ArtifactError: the file has no such line.
+    """
     if path is None:
         return set()
     fields = [line.split(",")[0].strip().strip('"').lower() for line in read_bytes(path, storage_block).decode().splitlines()]
-    found = {field for field in fields if len(field) == 64}
-    if not found:
+    sha256s = {field for field in fields if len(field) == 64}
+    if not sha256s:
         raise ArtifactError(f"{path}: no line starts with a sha256")
-    return found
+    return sha256s
 
 
 def reviewed_generated(warehouse: Warehouse | None) -> frozenset[str]:
-    """sha256 of the images whose newest verdict is `generated`; none where there is no warehouse, or one without reviews."""
+    """The sha256 of every image whose newest verdict is `generated`; none without a warehouse or without reviews in it."""
     if warehouse is None or not warehouse.exists():
         return frozenset()
     with warehouse.connect(read_only=True, any_version=True) as connection:  # of whatever version

@@ -225,7 +225,7 @@ def test_views_show_one_scorer_and_bank_and_promotion_switches_them(curate, tmp_
     from flows.bank import build_bank
 
     warehouse = tmp_path / "warehouse.duckdb"
-    other = build_bank(real_folder, "other", str(tmp_path), str(warehouse), tiny_scorer, points=50).built.directory
+    other = build_bank(real_folder, "other", str(tmp_path), str(warehouse), tiny_scorer, points=50).directory
     assert not curate(source, bank=other).promoted
     assert len(rows(warehouse)) == 4
     assert rows(warehouse, "SELECT count(*) AS n FROM scores")["n"][0] == 8

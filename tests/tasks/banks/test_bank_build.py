@@ -166,13 +166,10 @@ def test_a_build_killed_at_any_point_publishes_nothing_or_all(tiny_scorer, real_
 
 def _register(arguments: tuple[str, str, str, str]) -> str:
     source, store, warehouse, scorer = arguments
-    from tasks.banks.steps import registered
     from tasks.warehouse.warehouse import Warehouse
 
     loaded = load_scorer(scorer, "cpu")
-    return registered(
-        build(build_settings(source, store, scorer, name="photos"), loaded), loaded, Warehouse.at(warehouse), None
-    )
+    return build(build_settings(source, store, scorer, name="photos"), loaded, registry=Warehouse.at(warehouse)).title
 
 
 def test_two_builds_of_one_name_at_once_end_in_two_versions(tiny_scorer, tmp_path):
