@@ -25,6 +25,7 @@ from tasks.training import token_cache
 from tasks.training.evaluation import EvaluateSettings, evaluate
 from tasks.training.labelled_sets import list_labelled
 from tasks.training.token_cache import TokenCache, chunked
+from tasks.warehouse.warehouse import Warehouse
 
 # Trailing bytes are nothing to the real decoder, so that these images are scored before the hostile one meets them.
 FATAL = {"crash": encoded(901) + b"CRASH", "hang": encoded(902) + b"HANG"}
@@ -57,7 +58,7 @@ def labelled(tmp_path: Path) -> Path:
 def test_the_report_keeps_the_card_and_says_why_it_has_no_picture(setup, tiny_scorer, hostile, tmp_path):
     files = {f"{seed}.jpg": encoded(seed) for seed in range(3)} | {f"{name}.jpg": data for name, data in FATAL.items()}
     warehouse = landed(tmp_path / "w.duckdb", write_tar(tmp_path / "x.tar", files), setup, tiny_scorer)
-    page = Path(write_report(warehouse, "t", None, setup, str(tmp_path / "r"))).read_text()
+    page = Path(write_report(Warehouse.at(warehouse), "t", None, setup, str(tmp_path / "r"))).read_text()
     data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page)[1])
     shown = {record["key"]: (record["thumbnail"] is not None, record["problem"]) for record in data["images"].values()}
     assert shown.pop("crash") == (False, "decoder_crashed: signal SIGSEGV; again: signal SIGSEGV")
