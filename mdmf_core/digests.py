@@ -1,4 +1,4 @@
-"""Content digests: the identities of everything that changes a number."""
+"""Content digests identify everything that changes a number."""
 
 import hashlib
 import json
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def sha256_hex(data: bytes) -> str:
-    """Lower-case hexadecimal sha256 of ``data``."""
+    """Returns the lower-case hexadecimal sha256 of ``data``."""
     return hashlib.sha256(data).hexdigest()
 
 
 def digest_of(record: Mapping[str, Any]) -> str:
-    """sha256 (hex) of a JSON-like record, independent of key order.
+    """Returns the sha256 (hex) of a JSON-like record, independent of key order.
 
     >>> digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1})
     True
@@ -26,12 +26,12 @@ def digest_of(record: Mapping[str, Any]) -> str:
 
 
 def short_id(digest: str) -> uuid.UUID:
-    """The first 128 bits of a sha256 as the UUID under which the warehouse stores it."""
+    """Returns the first 128 bits of a sha256 as the UUID under which the warehouse stores it."""
     return uuid.UUID(hex=digest[:32])
 
 
 def tensors_digest(tensors: Mapping[str, "torch.Tensor"]) -> str:
-    """sha256 (hex) over names, dtypes, shapes and little-endian bytes, independent of order and device."""
+    """Returns the sha256 (hex) over names, dtypes, shapes and little-endian bytes, independent of order and device."""
     import torch
 
     total = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""Errors that code acts on. A caller's slip is a plain ``ValueError``."""
+"""Code acts on these errors; a caller's slip is a plain ``ValueError``."""
 
 
 class MdmfError(Exception):

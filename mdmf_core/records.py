@@ -1,4 +1,4 @@
-"""The records that travel between readers, scorer and warehouse."""
+"""Readers, scorer and warehouse hand these records to each other."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,7 +11,7 @@ _PASSES, _BY_READER, _NOT_AGAIN = "passes", "by_reader", "not_again"
 
 
 class ExclusionReason(StrEnum):
-    """Why a member of a shard got no score. Every member without a score has exactly one of these.
+    """The reasons why a member of a shard got no score. Every member without a score has exactly one of these.
 
     Attributes:
         meaning: what is the matter with the member.
@@ -77,7 +77,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class ImageShape:
-    """What decides which real images an image can be compared with."""
+    """The shape of an image decides which real images it can be compared with."""
 
     width: int
     height: int
@@ -87,7 +87,7 @@ class ImageShape:
 
 @dataclass(frozen=True, slots=True)
 class DecodedFacts:
-    """What decoding tells of a file and its past, without the pixels."""
+    """Decoding tells these facts of a file and its past, beside the pixels."""
 
     format: str
     width: int
@@ -98,7 +98,7 @@ class DecodedFacts:
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage(DecodedFacts):
-    """Upright RGB pixels without their uniform border, and the facts."""
+    """A decoded image is its upright RGB pixels, without a uniform border, and the facts."""
 
     pixels: UInt8[np.ndarray, "height width 3"]
 
@@ -119,5 +119,5 @@ class Shard:
     keys: tuple[str, ...] = ()  # a folder slice's files, relative to the folder
 
     def record(self) -> dict[str, Any]:
-        """The shard as a plain record for the plan's Parquet file."""
+        """Returns the shard as a plain record for the plan's Parquet file."""
         return {name: getattr(self, name) for name in self.__slots__} | {"keys": list(self.keys)}

@@ -1,4 +1,4 @@
-"""From real images to a bank and its calibration, in memory: what a build computes, without reading or publishing."""
+"""A bank and its calibration are computed in memory from real images that were read before."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -48,7 +48,7 @@ class SliceScorer(Protocol):
 
 
 def in_bank_half(image: RealImage) -> bool:
-    """Whether an image goes to the bank rather than to its calibration."""
+    """Says whether an image goes to the bank rather than to its calibration."""
     return int(image.member.sha256[-1], 16) % 2 == 0
 
 
@@ -77,10 +77,10 @@ def assemble(
     by_slice: dict[str, list[RealImage]] = {}
     for image in ordered:
         by_slice.setdefault(slice_name(image.member.domain, image.shape, match), []).append(image)
-    require_slices({part: len(found) for part, found in by_slice.items()}, LEAST, "bank")
+    require_slices({part: len(own) for part, own in by_slice.items()}, LEAST, "bank")
     slices = tuple(
-        Slice.of(part, compress(_blocks(found), points, sigma, compression, max_error), len(found), sigma)
-        for part, found in sorted(by_slice.items())
+        Slice.of(part, compress(_blocks(own), points, sigma, compression, max_error), len(own), sigma)
+        for part, own in sorted(by_slice.items())
     )
     domains = [image.member.domain for image in ordered]
     router = Router.fit(np.stack([image.embedding for image in ordered]), domains) if len(set(domains)) > 1 else None
@@ -88,7 +88,7 @@ def assemble(
 
 
 def with_members(bank: Bank, scorer: SliceScorer, images: Sequence[RealImage]) -> Bank:
-    """The bank with its manifest: every member's slice, score and features."""
+    """Returns the bank with its manifest: every member's slice, score and features."""
     slices = {part.domain: part for part in bank.slices}
     maps = {name: FeatureMap.of(part.points, part.sigma) for name, part in slices.items()}
     members, features = [], []
@@ -139,7 +139,7 @@ def calibrate(scorer: SliceScorer, bank: Bank, images: Sequence[RealImage]) -> C
             raise ArtifactError(f"{image.member.key!r} is of domain {domain_of(name)!r}; bank {bank.name!r} has {known}")
         by_slice.get(name, []).append(image)  # a band that the bank has not seen cannot be calibrated
     least = LEAST if len(known) == 1 else _LEAST_OF_SEVERAL
-    require_slices({name: len(found) for name, found in by_slice.items()}, least, "calibration")
+    require_slices({name: len(own) for name, own in by_slice.items()}, least, "calibration")
     return Calibration(
         scorer.scorer_id,
         bank.bank_id,

@@ -1,4 +1,4 @@
-"""Reference banks: immutable, content-addressed sets of real patches, in slices by domain."""
+"""Reference banks are immutable, content-addressed sets of real patches, in slices by domain."""
 
 import io
 import json
@@ -91,7 +91,7 @@ class Bank:
 
     @property
     def bank_id(self) -> str:
-        """sha256 over everything that changes a number, the certificates and the manifest. The name is not part of it."""
+        """The sha256 over everything that changes a number, the certificates and the manifest, without the bank's name."""
         return digest_of(
             {
                 "scorer_id": self.scorer_id,
@@ -105,12 +105,12 @@ class Bank:
 
     @property
     def points(self) -> int:
-        """Points of all slices together."""
+        """Counts the points of all slices together."""
         return sum(len(s.points) for s in self.slices)
 
     @property
     def patches(self) -> int:
-        """Patches that the points stand for."""
+        """Counts the patches that the points stand for."""
         return sum(s.patches for s in self.slices)
 
     @property
@@ -119,15 +119,15 @@ class Bank:
         return max(s.error for s in self.slices)
 
     def _tensors(self) -> dict[str, Tensor]:
-        found = {} if self.router is None else self.router.tensors()
+        tensors = {} if self.router is None else self.router.tensors()
         if self.features is not None:
-            found["features"] = self.features.contiguous()
+            tensors["features"] = self.features.contiguous()
         for number, part in enumerate(self.slices):
-            found |= {f"{number}.points": part.points.contiguous(), f"{number}.weights": part.weights.contiguous()}
-        return found
+            tensors |= {f"{number}.points": part.points.contiguous(), f"{number}.weights": part.weights.contiguous()}
+        return tensors
 
     def files(self) -> dict[str, bytes]:
-        """The bank as files of one directory."""
+        """Returns the bank as the files of one directory."""
         tensors = save(self._tensors())
         manifest = io.BytesIO()
         pq.write_table(

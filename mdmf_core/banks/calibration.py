@@ -1,4 +1,4 @@
-"""From score to p-value: conformal calibration on real images that neither training nor the bank has seen."""
+"""A conformal calibration turns scores into p-values by real images that neither training nor the bank has seen."""
 
 import json
 import math
@@ -21,7 +21,7 @@ BUDGETS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0
 
 @dataclass(frozen=True)
 class CalibrationSlice:
-    """Scores of held-out real images of one slice of a bank."""
+    """A calibration slice holds the scores of held-out real images of one slice of a bank."""
 
     domain: str
     scores: tuple[float, ...]  # ascending
@@ -66,16 +66,16 @@ class Calibration:
 
     @property
     def images(self) -> int:
-        """Real images of all slices together."""
+        """Counts the real images of all slices together."""
         return sum(len(part.scores) for part in self.slices)
 
     @property
     def smallest_budget(self) -> float:
-        """Of the slice with the most images."""
+        """The smallest false-positive rate that can be asked of the slice with the most images."""
         return min(part.smallest_budget for part in self.slices)
 
     def file(self) -> bytes:
-        """The calibration as ``calibration.json``."""
+        """Returns the calibration as the content of ``calibration.json``."""
         record = {"calibration_id": self.calibration_id, "images": self.images} | asdict(self)
         return json.dumps(record, indent=1).encode() + b"\n"
 
@@ -111,7 +111,7 @@ def _support(record: dict[str, Any]) -> Support:
 
 @dataclass(frozen=True)
 class FalsePositiveBudget:
-    """What asking for a false-positive rate gives: the rule p <= fpr flags a real image at a rate that is Beta distributed."""
+    """A budget says what asking for a false-positive rate gives: p <= fpr flags real images at a Beta distributed rate."""
 
     fpr: float
     rank: int  # floor(fpr (n + 1)): the rule flags what scores above all but rank - 1 of the calibration images
@@ -121,7 +121,7 @@ class FalsePositiveBudget:
 
 
 def budget(images: int, fpr: float) -> FalsePositiveBudget:
-    """The realised false-positive rate of ``p <= fpr`` over draws of ``images`` calibration images: Beta(k, n + 1 - k).
+    """Computes the false-positive rate that ``p <= fpr`` gives, over draws of ``images`` images: Beta(k, n + 1 - k).
 
     Vovk 2012, Conditional validity of inductive conformal predictors. Scores are taken to have no ties.
 
@@ -151,7 +151,7 @@ def require_match(scorer_id: str, bank: Bank, calibration: Calibration) -> None:
     if bank.scorer_id != scorer_id:
         raise ArtifactError(
             f"bank {bank.name!r} was built with scorer {bank.scorer_id}, but the scorer in use is {scorer_id}. "
-            "Build a bank with this scorer: mdmf bank build SOURCE --scorer ... --name NAME"
+            "Build a bank with this scorer, or use the scorer that the bank was built with"
         )
     pair = (calibration.scorer_id, calibration.bank_id)
     if pair != (scorer_id, bank.bank_id):

@@ -1,4 +1,4 @@
-"""Domains: the kinds of real images that a bank holds, and the ones that an image may be compared with."""
+"""Domains are the kinds of real images that a bank holds; they decide which of them an image may be compared with."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ PLAUSIBLE = 0.05  # posterior from which a domain may be an image's own
 
 @dataclass(frozen=True)
 class ShapeColumns:
-    """Shapes of many images as arrays."""
+    """The shapes of many images are held as arrays."""
 
     short: Int[np.ndarray, " n"]  # shorter side, pixels
     long: Int[np.ndarray, " n"]
@@ -49,21 +49,21 @@ class Support:
     resized: tuple[bool | None, ...] | None = None  # None = any
 
     def covers(self, shape: ImageShape) -> bool:
-        """Whether an image of this size, JPEG quality and history lies in the range."""
+        """Says whether an image of this size, JPEG quality and history lies in the range."""
         return bool(self.covering(ShapeColumns.of([shape]))[0])
 
     def covering(self, shapes: "ShapeColumns") -> Bool[np.ndarray, " n"]:
-        """The same for many images at once."""
+        """Says for many images at once whether each lies in the range."""
         sized = (shapes.short >= self.side_min) & (shapes.short <= self.short_max) & (shapes.long <= self.side_max)
         lossless = shapes.quality < 0
         encoded = np.where(lossless, self.lossless, (shapes.quality >= self.quality_min) & (shapes.quality <= self.quality_max))
         allowed = [_HISTORY[resized] for resized in (_HISTORY if self.resized is None else self.resized)]
-        found: Bool[np.ndarray, " n"] = sized & encoded & np.isin(shapes.resized, allowed)
-        return found
+        covered: Bool[np.ndarray, " n"] = sized & encoded & np.isin(shapes.resized, allowed)
+        return covered
 
     @classmethod
     def of(cls, shapes: Sequence[ImageShape], match: Sequence[Condition]) -> "Support":
-        """The range of these images; whole bands where they were matched by band."""
+        """Finds the range of some images; whole bands where they were matched by band."""
         qualities = [shape.jpeg_quality for shape in shapes if shape.jpeg_quality is not None]
         short = [min(shape.width, shape.height) for shape in shapes]
         quality = (min(qualities, default=1), 100)
@@ -110,7 +110,7 @@ def slice_name(domain: str, shape: ImageShape, match: Sequence[Condition]) -> st
 
 
 def cluster(embeddings: Float[np.ndarray, "n e"], clusters: int, seed: int = 0) -> list[str]:
-    """A domain name for every image, by k-means on standardised embeddings.
+    """Names a domain for every image, by k-means on standardised embeddings.
 
     Raises:
         ValueError: fewer images than clusters.
@@ -118,13 +118,13 @@ def cluster(embeddings: Float[np.ndarray, "n e"], clusters: int, seed: int = 0) 
     if len(embeddings) < clusters:
         raise ValueError(f"{len(embeddings)} images cannot form {clusters} clusters")
     wide = (embeddings - embeddings.mean(0)) / (embeddings.std(0) + 1e-6)
-    found = KMeans(clusters, n_init=4, random_state=seed).fit_predict(wide)
-    return [f"cluster-{label}" for label in found]
+    labels = KMeans(clusters, n_init=4, random_state=seed).fit_predict(wide)
+    return [f"cluster-{label}" for label in labels]
 
 
 @dataclass(frozen=True)
 class Router:
-    """Which domains an image may belong to, from its embedding: a multinomial logistic model.
+    """A router tells from an image's embedding which domains it may belong to, by a multinomial logistic model.
 
     It tells domains apart from each other and never rejects an image: with forensic features generated images are the outliers,
     and a gate would call them *unsure* instead of finding them.
@@ -137,25 +137,25 @@ class Router:
     bias: Float[Tensor, " domains"]
 
     def plausible(self, embeddings: Float[Tensor, "n e"]) -> Bool[np.ndarray, "n domains"]:
-        """The domains whose posterior is at least 5 %; the most probable one always."""
+        """Finds the domains whose posterior is at least 5 %; the most probable one always is among them."""
         wide = (embeddings.double().cpu() - self.mean) / self.std
         posterior = torch.softmax(wide @ self.weight.T + self.bias, 1)
         best = posterior.argmax(1, keepdim=True)
-        found: Bool[np.ndarray, "n domains"] = (posterior >= PLAUSIBLE).scatter(1, best, True).numpy()
-        return found
+        plausible: Bool[np.ndarray, "n domains"] = (posterior >= PLAUSIBLE).scatter(1, best, True).numpy()
+        return plausible
 
     def tensors(self) -> dict[str, Tensor]:
-        """As named tensors, for a bank's file."""
+        """Returns the router as named tensors, for a bank's file."""
         return {f"router.{name}": getattr(self, name).contiguous() for name in ("mean", "std", "weight", "bias")}
 
     @classmethod
     def from_tensors(cls, domains: Sequence[str], tensors: Mapping[str, Tensor]) -> "Router":
-        """Raises KeyError for a tensor that is not there."""
+        """Rebuilds a router from its tensors; raises KeyError for one that is not there."""
         return cls(tuple(domains), *(tensors[f"router.{name}"] for name in ("mean", "std", "weight", "bias")))
 
     @classmethod
     def fit(cls, embeddings: Float[np.ndarray, "n e"], domains: Sequence[str]) -> "Router":
-        """On real images of known domains; the domains weigh alike."""
+        """Fits a router to real images of known domains; the domains weigh alike."""
         names = sorted(set(domains))
         mean, std = embeddings.mean(0).astype(np.float64), embeddings.std(0).astype(np.float64) + 1e-6
         # On five domains of real images, half to fit: 96 to 100 % of the other half keep their own domain, of 2.3 plausible

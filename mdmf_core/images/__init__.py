@@ -1,1 +1,1 @@
-"""From bytes to upright pixels and crops, and what a file says of its past."""
+"""Image files become upright pixels and crops, and tell of their past."""

@@ -1,4 +1,4 @@
-"""Which native-resolution squares of an image a scorer looks at, and in which encoding. Nothing is resized or padded."""
+"""A scorer looks at native-resolution squares of an image, in one encoding. Nothing is resized or padded."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from mdmf_core.records import ExclusionReason, ImageExcluded
 
 @dataclass(frozen=True, slots=True)
 class CropPlan:
-    """``size`` px squares, at most ``most`` of them, on an even grid that reaches all four edges.
+    """A plan cuts squares of ``size`` px, at most ``most`` of them, on an even grid that reaches all four edges.
 
     One crop is the centre crop. Neighbours overlap when the image is not a multiple of ``size``.
 
@@ -32,7 +32,7 @@ class CropPlan:
             raise ValueError(f"crop size and count must be at least 1, got {self.size} and {self.most}")
 
     def boxes(self, height: int, width: int) -> list[tuple[int, int]]:
-        """(top, left) of every crop, row by row.
+        """Returns (top, left) of every crop, row by row.
 
         Raises:
             ImageExcluded: ``too_small``, when a side is shorter than one crop.
@@ -62,14 +62,14 @@ class CropPlan:
         return [room * index // (count - 1) for index in range(count)]
 
     def cut(self, pixels: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "crops 3 size size"]:
-        """The crops, channels first, contiguous."""
+        """Cuts the crops out of an image, channels first, contiguous."""
         height, width, _ = pixels.shape
         crops = [pixels[top : top + self.size, left : left + self.size] for top, left in self.boxes(height, width)]
         return self.finish(np.stack(crops))
 
     def finish(self, crops: UInt8[np.ndarray, "crops size size 3"]) -> UInt8[np.ndarray, "crops 3 size size"]:
-        """Crops in the scorer's encoding. They are encoded as one column, as 4:4:4 blocks of 8 px do not reach across crops."""
-        if self.quality is not None:
+        """Puts crops into the scorer's encoding, channels first."""
+        if self.quality is not None:  # as one column, since 4:4:4 blocks of 8 px do not reach across crops
             column = crops.reshape(-1, self.size, 3)
             crops = reencoded(column, "JPEG", quality=self.quality, subsampling=0).reshape(crops.shape)
         return np.ascontiguousarray(crops.transpose(0, 3, 1, 2))

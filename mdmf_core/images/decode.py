@@ -1,4 +1,4 @@
-"""Bytes to upright RGB pixels, or a documented reason why not.
+"""Image files are decoded to upright RGB pixels, or excluded for a documented reason.
 
 * JPEG, PNG and WebP, known by their first bytes; a file's name says nothing.
 * Pixels are counted from the header, before any is decoded and before room is made for them.
@@ -53,7 +53,7 @@ _SIGNATURES = {
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What is decoded at all, and what one image may cost.
+    """The limits say what is decoded at all, and what one image may cost.
 
     ``max_seconds`` and ``max_memory`` hold where an image is decoded in a process of its own; ``decode`` cannot keep them.
     """
@@ -65,7 +65,7 @@ class ImageLimits:
 
 
 def sniff(data: bytes) -> str | None:
-    """The image format that the first bytes announce, or None if they announce none.
+    """Names the image format that the first bytes announce, or None if they announce none.
 
     >>> sniff(b"\\xff\\xd8\\xff\\xe0"), sniff(b"<html>")
     ('JPEG', None)
@@ -116,7 +116,7 @@ def _check_pixels(width: int, height: int, limits: ImageLimits) -> None:
 
 
 def _webp_canvas(data: bytes) -> tuple[int, int]:
-    """Width and height that the first chunk of a WebP states; 0 x 0 where it states none."""
+    """Returns the width and height that the first chunk of a WebP states; 0 x 0 where it states none."""
     kind, chunk = data[12:16], data[20:30].ljust(10, b"\0")
     if kind == b"VP8X":
         return int.from_bytes(chunk[4:7], "little") + 1, int.from_bytes(chunk[7:10], "little") + 1
@@ -144,7 +144,7 @@ def _upright_rgb(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def _orientation(image: Image.Image) -> object:
-    """The file's EXIF orientation. Metadata that cannot be read says nothing; the pixels are whole all the same."""
+    """Returns the file's EXIF orientation. Metadata that cannot be read says nothing; the pixels are whole all the same."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # as many types as there are ways to damage it
@@ -161,7 +161,7 @@ def _damage(error: Exception, data: bytes, announced: str) -> ExclusionReason:
 
 
 def _is_cut(data: bytes, announced: str) -> bool:
-    """Whether a file that failed has no end: no end marker, or a chunk longer than what is there."""
+    """Says whether a file that failed has no end: no end marker, or a chunk longer than what is there."""
     if announced == "JPEG":
         return b"\xff\xd9" not in data[-4096:]
     if announced == "PNG":

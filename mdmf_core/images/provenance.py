@@ -1,4 +1,4 @@
-"""What a file's bytes say about its past: JPEG quality, uniform borders, resizing."""
+"""A file's bytes tell of its past: its JPEG quality, and uniform borders that somebody added."""
 
 from collections.abc import Mapping, Sequence
 
@@ -27,7 +27,7 @@ _SUMS = np.array([_table_sum(quality) for quality in range(1, 101)])
 
 
 def jpeg_quality(tables: Mapping[int, Sequence[int]]) -> int | None:
-    """libjpeg quality, 1 to 100, whose luminance table is nearest in sum to the file's; None without a table.
+    """Returns the libjpeg quality, 1 to 100, whose luminance table is nearest in sum to the file's; None without a table.
 
     Encoders with tables of their own get the nearest equivalent. Several files of one quality give one number.
 
@@ -40,7 +40,7 @@ def jpeg_quality(tables: Mapping[int, Sequence[int]]) -> int | None:
 
 
 def content_box(pixels: UInt8[np.ndarray, "height width 3"]) -> tuple[int, int, int, int]:
-    """(top, left, bottom, right) without uniform edges, such as the white border that img2dataset pads with.
+    """Finds the box (top, left, bottom, right) without uniform edges, such as the white border that img2dataset pads with.
 
     A row or column is edge when every pixel of it is within 6 levels of its side's corner, or when within one JPEG block of
     those a whole line steps away from all before it. An image that is uniform throughout has an empty box.
@@ -57,7 +57,7 @@ def content_box(pixels: UInt8[np.ndarray, "height width 3"]) -> tuple[int, int, 
 
 
 def _edge(lines: UInt8[np.ndarray, "n m 3"]) -> int:
-    """How many of the first lines are edge."""
+    """Counts the first lines that are edge."""
     if not len(lines):
         return 0
     corner = lines[0, 0].astype(np.int16)

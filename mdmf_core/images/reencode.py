@@ -1,4 +1,4 @@
-"""Pixels through an encoding and back, in memory: what a file format leaves in them."""
+"""Pixels are encoded and decoded again in memory, for the traces that a file format leaves in them."""
 
 import io
 from typing import Any
@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def reencoded(pixels: UInt8[np.ndarray, "height width 3"], codec: str, **options: Any) -> UInt8[np.ndarray, "height width 3"]:
-    """The pixels after one round trip through JPEG, WebP or PNG.
+    """Returns the pixels after one round trip through JPEG, WebP or PNG.
 
     The file that is decoded here was made a line before, so unlike a foreign one it needs no process of its own.
     """

@@ -1,4 +1,4 @@
-"""Bank compression with a certificate: a few weighted points whose kernel mean is close to the whole bank's."""
+"""A bank is compressed with a certificate to a few weighted points whose kernel mean is close to the whole bank's."""
 
 import math
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ _ROWS = 1024
 
 @dataclass(frozen=True)
 class Coreset:
-    """Weighted points that stand for many more.
+    """A coreset is a set of weighted points that stand for many more.
 
     ``error`` bounds MMD(source, points), so |MMD(X, source) - MMD(X, points)| <= error for every X, and the same for every
     density. It is exact for a source of one block and an upper bound, by the triangle inequality, beyond.
@@ -79,7 +79,7 @@ def herding(
 def compress(
     blocks: Iterable[Float[Tensor, "n d"]], size: int, sigma: float, method: Compression = "herding", max_error: float = 0.0
 ) -> Coreset:
-    """A coreset of at most ``size`` points of a stream of blocks, in the memory of one block and the coresets so far.
+    """Compresses to at most ``size`` points a stream of blocks, in the memory of one block and the coresets so far.
 
     Every block is herded to ``size`` points on its own, weighted by its share; their union is then compressed by ``method``.
 
@@ -99,12 +99,12 @@ def compress(
     if first is None:
         raise ValueError("no points to compress")
     if second is None:
-        found = _compress_block(first.double(), _uniform(len(first)), min(size, len(first)), sigma, method, max_error)
+        coreset = _compress_block(first.double(), _uniform(len(first)), min(size, len(first)), sigma, method, max_error)
     else:
-        found = _compress_stream(chain([first, second], stream), size, sigma, method, max_error)
-    if max_error and found.error > max_error:
-        raise ValueError(f"{size} points reach an error of {found.error:.5f}, not {max_error}; allow more points")
-    return found
+        coreset = _compress_stream(chain([first, second], stream), size, sigma, method, max_error)
+    if max_error and coreset.error > max_error:
+        raise ValueError(f"{size} points reach an error of {coreset.error:.5f}, not {max_error}; allow more points")
+    return coreset
 
 
 def _compress_stream(blocks: Iterable[Tensor], size: int, sigma: float, method: Compression, max_error: float) -> Coreset:
@@ -119,9 +119,9 @@ def _compress_stream(blocks: Iterable[Tensor], size: int, sigma: float, method: 
     total = sum(counts)
     weights = torch.cat([_uniform(len(part)) * (count / total) for part, count in zip(parts, counts, strict=True)])
     union, before = torch.cat(parts), lost / total
-    found = _compress_block(union, weights, min(size, len(union)), sigma, method, max(max_error - before, 0.0))
+    coreset = _compress_block(union, weights, min(size, len(union)), sigma, method, max(max_error - before, 0.0))
     # MMD is a norm of kernel means: the blocks' errors average, and the union's adds to them.
-    return Coreset(found.points, found.weights, before + found.error, total)
+    return Coreset(coreset.points, coreset.weights, before + coreset.error, total)
 
 
 def _compress_block(
@@ -152,14 +152,14 @@ def _thinned(points: Float[Tensor, "n d"], weights: Float[Tensor, " n"], size: i
     ladder = (np.arange(wanted) + 0.5) / wanted
     rows = np.searchsorted(np.cumsum(weights.numpy()) / float(weights.sum()), ladder).clip(max=len(points) - 1)
     rows = np.random.default_rng(0).permutation(rows)
-    found = goodpoints.compresspp_kt(points.numpy()[rows], b"gaussian", k_params=np.array([2.0 * sigma**2]), seed=0)
-    return torch.from_numpy(rows[found])
+    kept = goodpoints.compresspp_kt(points.numpy()[rows], b"gaussian", k_params=np.array([2.0 * sigma**2]), seed=0)
+    return torch.from_numpy(rows[kept])
 
 
 def weighted_mmd(
     x: Float[Tensor, "n d"], v: Float[Tensor, " n"], y: Float[Tensor, "m d"], w: Float[Tensor, " m"], sigma: float
 ) -> float:
-    """MMD between two weighted point sets, in float64 and in blocks."""
+    """Computes the MMD between two weighted point sets, in float64 and in blocks."""
 
     def mean(a: Tensor, p: Tensor, b: Tensor, q: Tensor) -> float:
         rows = zip(torch.split(a.double(), _ROWS), torch.split(p.double(), _ROWS), strict=True)

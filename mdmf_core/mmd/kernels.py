@@ -22,7 +22,7 @@ def gaussian(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"], sigma: float | Te
 
 
 def median_heuristic(points: Float[Tensor, "n d"], most: int = 2000) -> float:
-    """Median distance between distinct points, on an even stride of at most ``most`` of them.
+    """Returns the median distance between distinct points, on an even stride of at most ``most`` of them.
 
     Raises:
         ValueError: fewer than two points, or all of them the same.

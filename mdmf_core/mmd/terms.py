@@ -1,4 +1,4 @@
-"""Maximum Mean Discrepancy between an image's patches and a reference bank (MDMF, arXiv 2605.09296)."""
+"""Maximum Mean Discrepancy compares an image's patches with a reference bank (MDMF, arXiv 2605.09296)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -14,7 +14,7 @@ _ROWS = 256  # patches whose kernel values with a bank of some thousand points s
 
 @dataclass(frozen=True)
 class PatchTerms:
-    """Per image (and slice, where there are several), in float64.
+    """The terms have one value per image, and per slice where there are several, in float64.
 
     Every term is an average of kernel values and lies in [0, 1], ``mmd2`` in [-1, 2].
     """
@@ -26,7 +26,7 @@ class PatchTerms:
     top_patch: Int[Tensor, "images ..."]  # index of the farthest patch
 
     def slice(self, at: int) -> "PatchTerms":
-        """Those against one of several slices."""
+        """Returns the terms against one of several slices."""
         return PatchTerms(*(getattr(self, field.name)[:, at] for field in fields(self)))
 
 
@@ -61,7 +61,7 @@ class Stack:
     def of(
         cls, slices: Sequence[tuple[Float[Tensor, "m d"], Float[Tensor, " m"], float]], sigma: float, device: torch.device
     ) -> "Stack":
-        """From (points, weights, bank term) of every slice."""
+        """Stacks the (points, weights, bank term) of every slice."""
         points = torch.cat([points.to(device).double() for points, _, _ in slices])
         columns = [weights.to(device).double()[:, None] for _, weights, _ in slices]
         weights = torch.block_diag(*columns)  # type: ignore[no-untyped-call]
@@ -74,23 +74,23 @@ class Stack:
         Block by block and in place, since this is where the statistics spend their time. The exponent is
         a.b / s^2 - (|a|^2 + |b|^2) / 2 s^2, at most 0 up to rounding.
         """
-        found = []
+        means = []
         for block in torch.split(patches.double(), _ROWS):
             exponent = torch.addmm(self.half[None, :], block, self.scaled)
             exponent.add_((block.square().sum(1) / (-2.0 * self.sigma**2))[:, None]).clamp_(max=0.0)
-            found.append(exponent.exp_() @ self.weights)
-        return torch.cat(found)
+            means.append(exponent.exp_() @ self.weights)
+        return torch.cat(means)
 
 
 def density(
     points: Float[Tensor, "n d"], bank: Float[Tensor, "m d"], weights: Float[Tensor, " m"], sigma: float
 ) -> Float[Tensor, " n"]:
-    """``Stack.densities`` of one slice."""
+    """Computes ``Stack.densities`` for one slice."""
     return Stack.of([(bank, weights, 0.0)], sigma, points.device).densities(points)[:, 0]
 
 
 def self_terms(signatures: Float[Tensor, "patches d"], counts: list[int], sigma: float) -> Float[Tensor, " images"]:
-    """Mean kernel between the patches of every image, U-form; the same whatever bank the image is compared with.
+    """Computes the mean kernel between the patches of each image, U-form; it does not depend on the bank.
 
     Raises:
         ValueError: an image with fewer than 2 patches (no U-statistic), or counts that do not add up.
@@ -116,12 +116,12 @@ def patch_terms(
     bank_term: float,
     k: int,
 ) -> PatchTerms:
-    """``stack_terms`` against one slice, without its axis."""
+    """Computes ``stack_terms`` against one slice, without the axis of slices."""
     return stack_terms(signatures, counts, Stack.of([(bank, weights, bank_term)], sigma, signatures.device), k).slice(0)
 
 
 def stack_terms(signatures: Float[Tensor, "patches d"], counts: list[int], stack: Stack, k: int) -> PatchTerms:
-    """MMD terms [images, slices] of many images at once; image i owns the next ``counts[i]`` rows of ``signatures``.
+    """Computes the MMD terms [images, slices] of many images, of which image i owns the next ``counts[i]`` signatures.
 
     mmd2 = self - 2 cross + c_B, with c_B the bank's own constant. Images of different patch counts are padded to the
     longest and masked, so that one batched product serves them all.

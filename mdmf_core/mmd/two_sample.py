@@ -1,4 +1,4 @@
-"""Whether a bank is still what it was and still fits the corpus: image features, two-sample tests, outliers."""
+"""Two-sample tests on image features say whether two sets of images come from one distribution."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class FeatureMap:
         return cls(points.double(), sigma, vectors[:, keep] / values[keep].sqrt())
 
     def images(self, signatures: Float[Tensor, "patches d"], counts: list[int]) -> Float[Tensor, "images r"]:
-        """One vector per image: the mean of its patches' features."""
+        """Returns one vector per image: the mean of its patches' features."""
         near = gaussian(signatures.double().cpu(), self.points, self.sigma)
         means = torch.stack([part.mean(0) for part in torch.split(near, counts)])
         return (means @ self.projection).float()
@@ -85,8 +85,8 @@ def _mmd2(a: Float[np.ndarray, "n r"], b: Float[np.ndarray, "m r"]) -> float:
 
 
 def halves(sha256s: Sequence[str]) -> Bool[np.ndarray, " n"]:
-    """A fixed deal of images into two halves, by their digests: true for one, false for the other."""
+    """Deals images into two halves by their digests, always alike: true for one half, false for the other."""
     order = np.argsort(np.array([sha256[::-1] for sha256 in sha256s]))
-    found: Bool[np.ndarray, " n"] = np.zeros(len(sha256s), dtype=bool)
-    found[order[: len(order) // 2]] = True
-    return found
+    first: Bool[np.ndarray, " n"] = np.zeros(len(sha256s), dtype=bool)
+    first[order[: len(order) // 2]] = True
+    return first

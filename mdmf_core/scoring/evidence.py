@@ -1,4 +1,4 @@
-"""Where in an image a score comes from: witness and calibrated density of every patch, and the bank points beside it."""
+"""Evidence says where in an image a score comes from: each patch's witness, calibrated density and nearest bank points."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from mdmf_core.mmd.terms import density
 
 @dataclass(frozen=True)
 class Evidence:
-    """Per patch of one image, in float64, in the scorer's order of patches."""
+    """The evidence of one image has a value per patch, in float64, in the scorer's order of patches."""
 
     witness: Float[Tensor, " patches"]  # kernel units, in [-1, 1]; positive = unlike real, like the rest of the image
     rarity: Float[Tensor, " patches"]  # in (0, 1]; small = few patches of real images lie so far from the others
@@ -24,7 +24,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Densities:
-    """How dense a slice is at each of its own points, the point itself left out: what patches of real images have.
+    """The densities of a slice at its own points, each point itself left out, are what patches of real images have.
 
     An approximation: the points are a coreset, which stands for the patches of real images by their weights and spreads a
     little more evenly than they do. It says how unusual a patch is; error rates come from the calibration alone.
@@ -35,7 +35,7 @@ class Densities:
 
     @classmethod
     def of(cls, part: Slice) -> "Densities":
-        """Of a slice. Negative weights, which a Nystrom coreset may have, count as none."""
+        """Computes the densities of a slice. Negative weights, which a Nystrom coreset may have, count as none."""
         weights = part.weights.double()
         own = density(part.points.double(), part.points.double(), weights, part.sigma)
         without = (own - weights) / (1.0 - weights / weights.sum()).clamp_min(1e-12)
@@ -43,15 +43,15 @@ class Densities:
         share = weights.clamp_min(0.0)[ordered.indices]
         return cls(ordered.values, share.cumsum(0) / share.sum())
 
-    def rarity(self, found: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    def rarity(self, densities: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
         """(1 + m x share of real patches with at most this density) / (m + 1), in (0, 1]; small = unusual."""
-        below = torch.searchsorted(self.values, found, right=True)
+        below = torch.searchsorted(self.values, densities, right=True)
         share = torch.cat([self.mass.new_zeros(1), self.mass])[below]
         return (1.0 + len(self.values) * share) / (len(self.values) + 1.0)
 
 
 def evidence(image: Float[Tensor, "patches d"], part: Slice, densities: Densities, nearest: int = 5) -> Evidence:
-    """Witness, calibrated density and nearest bank points of every patch of one image.
+    """Computes witness, calibrated density and nearest bank points of every patch of one image.
 
     The witness of a patch is its mean kernel with the image's other patches less its density under the bank. Leaving the patch
     out makes it the score's own U-form: mean witness = self_term - cross, and mmd2 = mean witness - (cross - c_B).
@@ -70,7 +70,7 @@ def evidence(image: Float[Tensor, "patches d"], part: Slice, densities: Densitie
 def paint(
     values: Float[np.ndarray, " patches"], boxes: Float[np.ndarray, "patches 4"], height: int, width: int, side: int
 ) -> Float[np.ndarray, "rows columns"]:
-    """The values over the image's area, at most ``side`` cells a side: the mean where patches overlap, NaN where none lies.
+    """Spreads patch values over the image's area, at most ``side`` cells a side: means where patches overlap, NaN without.
 
     Args:
         boxes: (top, left, bottom, right) of every patch in pixels of the image.
@@ -83,6 +83,6 @@ def paint(
     for value, (top, left), (bottom, right) in zip(values, low, high, strict=True):
         total[top:bottom, left:right] += value
         covering[top:bottom, left:right] += 1
-    found: Float[np.ndarray, "rows columns"] = np.full((rows, columns), np.nan)
-    np.divide(total, covering, out=found, where=covering > 0)
-    return found
+    means: Float[np.ndarray, "rows columns"] = np.full((rows, columns), np.nan)
+    np.divide(total, covering, out=means, where=covering > 0)
+    return means

@@ -1,4 +1,4 @@
-"""Scorers: pixels to one score per image, with every term that it is made of."""
+"""A scorer turns the crops of an image into one score, with every term that the score is made of."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ TERMS = ("mmd2", "cross", "self_term", "top_k")
 
 @dataclass(frozen=True)
 class Statistic:
-    """The headline score: a fixed linear combination of the terms, chosen once on validation data.
+    """The statistic behind the headline score is a fixed linear combination of the terms, chosen once on validation data.
 
     ``{"mmd2": 1.0}`` is plain MMD^2; ``{"cross": -1.0}`` is distance from the bank alone. Higher = more likely generated.
     """
@@ -70,7 +70,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Signatures:
-    """What is left of images when the backbone has run: all that a bank needs to score them."""
+    """Signatures are what is left of images when the backbone has run: all that a bank needs to score them."""
 
     vectors: Float[Tensor, "patches d"]  # PFS; image i owns the next counts[i] rows
     counts: list[int]
@@ -96,7 +96,7 @@ class ScorerCard:
 
 @dataclass(frozen=True)
 class Scorer(ScorerCard):
-    """Backbone, crops, PFS and statistic under one digest. ``backbone`` maps uint8 crops to patch tokens."""
+    """A scorer is a backbone, crops, PFS and statistic under one digest. ``backbone`` maps uint8 crops to patch tokens."""
 
     backbone: nn.Module
     signature: PatchSignature | None
@@ -104,7 +104,7 @@ class Scorer(ScorerCard):
     autocast: torch.dtype | None
 
     def load(self, images: Sequence[UInt8[np.ndarray, "n 3 size size"]]) -> Loaded:
-        """Images that are given as their crops, on the scorer's device; the copy is over when this returns.
+        """Copies images, given as their crops, to the scorer's device; the copy is over when this returns.
 
         On CUDA it goes through pinned memory on a stream of its own, so that it runs beside the backbone.
         """
@@ -119,7 +119,7 @@ class Scorer(ScorerCard):
 
     @cached_property
     def _copies(self) -> torch.cuda.Stream:
-        """One for all copies, since the allocator keeps memory apart by stream."""
+        """Returns the one stream of all copies, since the allocator keeps memory apart by stream."""
         return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
     def extract(self, images: Sequence[UInt8[np.ndarray, "n 3 size size"]], passes: Passes | None = None) -> Signatures:
@@ -128,7 +128,7 @@ class Scorer(ScorerCard):
 
     @torch.inference_mode()
     def describe(self, loaded: Loaded, passes: Passes | None = None) -> Signatures:
-        """The same for images on the device. On CUDA the device has finished when this returns.
+        """Runs the backbone once over images on the device. On CUDA the device has finished when this returns.
 
         Args:
             passes: how many crops at once; None = all.
@@ -146,7 +146,7 @@ class Scorer(ScorerCard):
         return Signatures(vectors.flatten(0, 1), [count * vectors.shape[1] for count in loaded.counts], per_image)
 
     def _described(self, crops: UInt8[Tensor, "n 3 size size"]) -> tuple[Float[Tensor, "n k d"], Float[Tensor, "n e"]]:
-        """Signatures of one pass, and the mean token of every crop."""
+        """Returns the signatures of one pass, and the mean token of every crop."""
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             tokens = self.backbone(crops)
         tokens = tokens.float()
@@ -171,28 +171,30 @@ class Scorer(ScorerCard):
 
     @torch.inference_mode()
     def terms(self, signatures: Float[Tensor, "patches d"], counts: list[int], slices: Sequence[Slice]) -> PatchTerms:
-        """MMD terms of images that own ``counts`` patches each, against every slice: [images, slices]."""
+        """Computes the MMD terms of images that own ``counts`` patches each, against every slice: [images, slices]."""
         return stack_terms(signatures.to(self.device), counts, _stacked(tuple(slices), self.device), self.statistic.k)
 
     def score_against(self, part: Slice, signatures: Float[Tensor, "patches d"]) -> float:
-        """The score of one image against one slice, whatever other slices its bank has."""
+        """Computes the score of one image against one slice, whatever other slices its bank has."""
         return float(self.statistic.score(self.terms(signatures, [len(signatures)], (part,)))[0, 0])
 
-    def score(self, found: Signatures, shapes: Sequence[ImageShape], bank: Bank, calibration: Calibration) -> list[ImageScore]:
-        """One row per image, against the slice that speaks most for it.
+    def score(
+        self, signatures: Signatures, shapes: Sequence[ImageShape], bank: Bank, calibration: Calibration
+    ) -> list[ImageScore]:
+        """Scores images, one row each, against one slice of the bank each.
 
-        The rule: of the slices whose support covers the image and whose domain may be its own, the one with the largest
-        p-value; so a real image of any of these domains is flagged at most at the asked rate. Where there is none, the largest
+        The slice is chosen by a rule: of the slices whose support covers the image and whose domain may be its own, the one with
+        the largest p-value; so a real image of any of these domains is flagged at most at the asked rate. Where there is none, the largest
         p-value of all slices, and ``in_support`` is false.
         """
-        terms = self.terms(found.vectors, found.counts, bank.slices)
+        terms = self.terms(signatures.vectors, signatures.counts, bank.slices)
         scores = self.statistic.score(terms).cpu().numpy()
         p_values = np.stack([part.p_values(scores[:, at]) for at, part in enumerate(calibration.slices)], 1)
         asked = ShapeColumns.of(shapes)
         covered: Bool[np.ndarray, "images slices"] = np.stack([part.support.covering(asked) for part in calibration.slices], 1)
         if bank.router is not None:
             columns = [bank.router.domains.index(domain_of(part.domain)) for part in bank.slices]
-            covered &= bank.router.plausible(found.embeddings)[:, columns]
+            covered &= bank.router.plausible(signatures.embeddings)[:, columns]
         supported: Bool[np.ndarray, " images"] = np.asarray(covered.any(axis=1))
         # Of equal p-values the one with the smallest score: both speak for the image.
         rank = p_values - 1e-9 * (scores.argsort(1).argsort(1))
@@ -205,15 +207,15 @@ class Scorer(ScorerCard):
 
         domains = [part.domain for part in bank.slices]
         columns_of_rows = (
-            scores[images, best].tolist(), *map(of_best, ("mmd2", "cross", "self_term", "top_k", "top_patch")), found.counts,
-            p_values[images, best].tolist(), map(domains.__getitem__, best), supported.tolist(),
+            scores[images, best].tolist(), *map(of_best, ("mmd2", "cross", "self_term", "top_k", "top_patch")),
+            signatures.counts, p_values[images, best].tolist(), map(domains.__getitem__, best), supported.tolist(),
         )  # fmt: skip
         return list(map(ImageScore, *columns_of_rows))
 
 
 @lru_cache(maxsize=4)
 def _stacked(slices: tuple[Slice, ...], device: torch.device) -> Stack:
-    """Kept, as a bank of some thousand points would else be copied to the device for every batch."""
+    """Stacks slices on a device and keeps the stack, which would else be copied there for every batch."""
     return Stack.of([(part.points, part.weights, part.bank_term) for part in slices], slices[0].sigma, device)
 
 

@@ -1,4 +1,4 @@
-"""Scorers as files of one directory, or as a backbone alone."""
+"""A scorer is kept as the files of one directory, or named as a backbone alone."""
 
 import json
 import re
@@ -23,7 +23,7 @@ from mdmf_core.signatures.timm_vit import timm_backbone
 
 
 def compiled(scorer: Scorer) -> Scorer:
-    """The same scorer, its backbone compiled when it first runs."""
+    """Returns a scorer like this one, whose backbone is compiled when it first runs."""
     return replace(scorer, backbone=CompiledBackbone(scorer.backbone, scorer.device.type == "cuda"))
 
 
@@ -34,7 +34,7 @@ _FORENSIC_CROPS = CropPlan(CROP, 16)
 
 
 def choose_device(wanted: str) -> tuple[torch.device, torch.dtype | None]:
-    """(device, autocast dtype) for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    """Returns (device, autocast dtype) for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     CUDA computes the backbone in bfloat16 from compute capability 8.0 on and in float16 before; CPU in float32.
 
@@ -54,7 +54,7 @@ def choose_device(wanted: str) -> tuple[torch.device, torch.dtype | None]:
 
 
 def backbone_scorer(address: str, device: torch.device, autocast: torch.dtype | None, locate: Locate | None = None) -> Scorer:
-    """A scorer on raw patch tokens, plain MMD^2, no learned PFS; its banks bring the bandwidth.
+    """Makes a scorer on raw patch tokens, with plain MMD^2 and no learned PFS; its banks bring the bandwidth.
 
     Args:
         address: ``forensic``, ``timm:MODEL?...``, or a preset such as ``mdmf-dinov2-l14?weights=FILE``.
@@ -99,14 +99,14 @@ def card_from_files(read: Callable[[str], bytes]) -> ScorerCard:
 
 
 def with_signature(raw: Scorer, name: str, signature: PatchSignature | None, statistic: Statistic, sigma: float) -> Scorer:
-    """The scorer of a backbone with a trained signature, statistic and bandwidth."""
+    """Makes the scorer of a backbone with a trained signature, statistic and bandwidth."""
     return _assemble(
         name, raw.backbone, dict(raw.backbone_record), raw.crops, signature, statistic, sigma, raw.device, raw.autocast
     )
 
 
 def scorer_files(scorer: Scorer, address: str, training: Mapping[str, Any]) -> dict[str, bytes]:
-    """A scorer directory's files. A timm backbone is named by its address and digest, not copied."""
+    """Returns the files of a scorer's directory. A timm backbone is named by its address and digest, not copied."""
     if scorer.signature is None:
         tensors = {}
     else:
@@ -140,10 +140,10 @@ def scorer_from_files(
         tensors = {name.removeprefix("pfs."): value for name, value in load(data).items()}
         address, stated = card["backbone"]["address"], card["scorer_id"]
         raw = backbone_scorer(address, device, autocast, locate)
-        found = tensors_digest(raw.backbone.state_dict())
-        if found != card["backbone"]["weights_digest"]:
+        digest = tensors_digest(raw.backbone.state_dict())
+        if digest != card["backbone"]["weights_digest"]:
             raise ArtifactError(
-                f"the backbone at {address} digests to {found}, scorer {card['name']!r} was trained with "
+                f"the backbone at {address} digests to {digest}, scorer {card['name']!r} was trained with "
                 f"{card['backbone']['weights_digest']}"
             )
         signature = PatchSignature.from_tensors(tensors) if tensors else None

@@ -1,4 +1,4 @@
-"""Which stage is the limit on a machine: from the measured rates of the stages to the rate of all together."""
+"""The stage that limits a machine follows from the measured rates of all stages, and so does the rate of all together."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ _ENOUGH = 0.9  # of the largest rate over batch sizes: a smaller batch that reac
 
 @dataclass(frozen=True)
 class Rates:
-    """What was measured of each stage alone; images per second unless said otherwise."""
+    """The measured rates of each stage alone are in images per second unless said otherwise."""
 
     cores: int
     on_gpu: bool
@@ -38,13 +38,13 @@ class Limit:
 
     @property
     def next(self) -> tuple[str, float]:
-        """The slowest of the other stages, and how many times as fast as the limit it is."""
+        """Names the slowest of the other stages, and how many times as fast as the limit it is."""
         stage = min((name for name in self.rates if name != self.stage), key=lambda name: self.rates[name])
         return stage, self.rates[stage] / self.rates[self.stage]
 
 
 def limit_of(rates: Rates) -> Limit:
-    """The limit of a machine with these rates: the slowest stage sets the pace.
+    """Finds the limit of a machine with these rates: the slowest stage sets the pace.
 
     On a GPU the stages run beside each other. On a CPU, decoding, backbone and statistics share the cores, so that their
     seconds per image add up; reading and landing still run beside them.

@@ -1,4 +1,4 @@
-"""What the stages of scoring cost, in numbers that add up over threads, shards and processes."""
+"""The costs of the stages of scoring are numbers that add up over threads, shards and processes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ STAGES = ("read", "decode", "backbone", "score", "write", "land")
 
 @dataclass(frozen=True)
 class Cost:
-    """Work of one stage. ``seconds`` are of the workers that did it, side by side or not."""
+    """The cost of one stage. ``seconds`` adds up the workers that did it, side by side or not."""
 
     seconds: float = 0.0
     items: int = 0  # images; rows for ``land``
@@ -20,13 +20,13 @@ class Cost:
 
     @property
     def rate(self) -> float | None:
-        """Items per second of one worker; None where nothing was measured."""
+        """Returns the items per second of one worker; None where nothing was measured."""
         return self.items / self.seconds if self.seconds > 0 and self.items else None
 
 
 @dataclass(frozen=True)
 class Depth:
-    """How full a queue was, each time that somebody took from it."""
+    """The depth of a queue is how many items waited in it, summed over the times that somebody took one."""
 
     total: int = 0
     looks: int = 0
@@ -59,21 +59,21 @@ class StageCosts:
         )
 
     def busy(self, *names: str) -> float:
-        """Workers of these stages that were at work in the mean: 1 = one all the time, as a device can be at most."""
+        """Returns how many workers of these stages were at work in the mean; 1 = one all the time, a device's most."""
         return sum(self.stages.get(name, Cost()).seconds for name in names) / self.wall if self.wall > 0 else 0.0
 
     def shares(self, decoders: int) -> dict[str, float]:
-        """How much of the wall time each stage was at work, of 1; decoding in so many children, each other in one thread."""
+        """Returns the share of the wall time that each stage was at work; decoding in so many children, others in a thread."""
         workers = {"decode": decoders}
         return {name: self.busy(name) / workers.get(name, 1) for name in self.stages if name != "land"}
 
     def limit(self, decoders: int) -> str | None:
-        """The stage that was at work most of the time, for which the others wait; None where nothing was measured."""
+        """Names the stage that was at work most of the time, for which the others wait; None where nothing was measured."""
         shares = self.shares(decoders)
         return max(shares, key=lambda name: shares[name]) if shares and self.wall > 0 else None
 
     def sentence(self, decoders: int) -> str:
-        """Rates, how busy the device was, and the stage for which the others wait, for a log line.
+        """States rates, how busy the device was, and the stage for which the others wait, for a log line.
 
         >>> StageCosts(10, {"read": Cost(1, 500, 10**8), "decode": Cost(4, 500), "backbone": Cost(9, 500)}).sentence(2)
         'read 100.0 MB/s, decode 125 images/s a core, backbone 56 images/s and busy 90 %; limit: backbone at 90 %'
@@ -97,12 +97,12 @@ class StageCosts:
 
     @property
     def megabytes_per_second(self) -> float | None:
-        """Of reading."""
+        """Returns the read rate of one reader, in MB/s; None where nothing was read."""
         read = self.stages.get("read", Cost())
         return read.bytes / read.seconds / 1e6 if read.seconds > 0 and read.bytes else None
 
     def record(self) -> dict[str, Any]:
-        """As JSON; ``from_record`` reads it."""
+        """Returns the costs as a JSON-like record, which ``from_record`` reads."""
         return {
             "wall": round(self.wall, 6),
             "stages": {name: [round(c.seconds, 6), c.items, c.bytes] for name, c in sorted(self.stages.items())},
@@ -111,7 +111,7 @@ class StageCosts:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "StageCosts":
-        """Raises KeyError or TypeError when it is none."""
+        """Rebuilds costs from their record; raises KeyError or TypeError when it is none."""
         return cls(
             record["wall"],
             {name: Cost(*values) for name, values in record["stages"].items()},

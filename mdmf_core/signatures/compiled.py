@@ -1,4 +1,4 @@
-"""A backbone through ``torch.compile``."""
+"""A backbone is compiled by ``torch.compile``."""
 
 from typing import cast
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class CompiledBackbone(nn.Module):
-    """The same tokens up to rounding. On CUDA it is one captured graph for each number of crops.
+    """A compiled backbone gives its backbone's tokens up to rounding; on CUDA by one captured graph per number of crops.
 
     Passes are filled up to a power of two, so that few numbers are compiled.
     """
@@ -25,5 +25,5 @@ class CompiledBackbone(nn.Module):
         return tokens[:n].clone()  # the next replay of a graph writes over what this one gave
 
     def patch_boxes(self) -> list[tuple[float, float, float]]:
-        """As the backbone's own."""
+        """Returns the patch boxes of the backbone that was compiled."""
         return cast(list[tuple[float, float, float]], self.backbone.patch_boxes())  # type: ignore[operator]

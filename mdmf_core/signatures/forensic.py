@@ -165,7 +165,7 @@ class ForensicBackbone(nn.Module):
         A residual is positive by ``up`` and negative by ``down``. For neighbours a and b, the products of ``up + down`` and of
         ``up - down`` give all four: up_a up_b + down_a down_b is half their sum, up_a down_b + down_a up_b half the difference.
         """
-        found = []
+        statistics = []
         for threshold in ((0.7 * scale).clamp_min(0.5), torch.ones_like(scale)):
             relative = (4 * residual).div_(threshold)
             up, down = (relative - 4).sigmoid_(), relative.neg_().sub_(4).sigmoid_()
@@ -175,8 +175,8 @@ class ForensicBackbone(nn.Module):
                 next_present = _shifted(padded_present, *step)
                 there, both = _patches(next_present), _patches(present * next_present)
                 signed = _patches(sign * _shifted(padded_sign, *step))
-                found += [(both + signed) / 2, (both - signed) / 2, 1 - here - there + both, there - both]
-        return torch.cat(found, 1)
+                statistics += [(both + signed) / 2, (both - signed) / 2, 1 - here - there + both, there - both]
+        return torch.cat(statistics, 1)
 
     def _periodicity(self, magnitude: Float[Tensor, "n 1 64 64"]) -> Float[Tensor, "n lags 9"]:
         """Autocorrelation of the residual's magnitude, less its local mean."""

@@ -1,4 +1,4 @@
-"""How many crops go through a backbone at once."""
+"""Crops go through a backbone in passes, whose size follows the device's memory."""
 
 import logging
 from collections.abc import Callable
@@ -33,17 +33,17 @@ class Passes:
     def run(
         self, function: Callable[[UInt8[Tensor, "n 3 size size"]], Described], crops: UInt8[Tensor, "n 3 size size"]
     ) -> Described:
-        """What ``function`` makes of all crops, pass by pass; a pass that found no memory is done again in halves.
+        """Applies ``function`` to all crops, pass by pass; a pass that found no memory is done again in halves.
 
         Raises:
             MdmfError: not even one crop fits.
         """
-        found: list[Described] = []
+        described: list[Described] = []
         done = 0
         while done < len(crops):
             part = crops[done : done + self.crops]
             try:
-                found.append(function(part))
+                described.append(function(part))
             except torch.OutOfMemoryError as error:
                 problem = str(error)
             else:
@@ -52,7 +52,7 @@ class Passes:
                     self.crops = min(2 * self.crops, self._most)
                 continue
             self._shrink(len(part), crops, problem)  # outside of the handler, which holds on to what the pass had allocated
-        vectors, means = zip(*found, strict=True)
+        vectors, means = zip(*described, strict=True)
         return torch.cat(vectors), torch.cat(means)
 
     def _shrink(self, tried: int, crops: Tensor, problem: str) -> None:

@@ -33,12 +33,12 @@ class PatchSignature(nn.Module):
         return self.project(self.standardised(tokens))
 
     def project(self, standardised: Float[Tensor, "n tokens"]) -> Float[Tensor, "n signature"]:
-        """The two layers on standardised tokens."""
+        """Puts standardised tokens through the two layers."""
         result: Tensor = self.outer(gelu(self.inner(standardised)))
         return result
 
     def standardised(self, tokens: Float[Tensor, "n tokens"]) -> Float[Tensor, "n tokens"]:
-        """What the first layer sees."""
+        """Standardises patch tokens, as the first layer wants them."""
         return ((tokens - self.mean) / self.std).clamp(-self.CLIP, self.CLIP)
 
     @classmethod

@@ -14,7 +14,7 @@ from mdmf_core.errors import ArtifactError
 
 @dataclass(frozen=True)
 class TimmConfig:
-    """Which patch tokens of which timm ViT.
+    """A configuration names a timm ViT and says which of its patch tokens are used.
 
     Attributes:
         model: timm name with its weights tag, such as ``vit_large_patch14_dinov2.lvd142m``.
@@ -32,7 +32,7 @@ class TimmConfig:
     norm: bool = True
 
     def record(self) -> dict[str, Any]:
-        """What enters the scorer's digest. The norm is named where it is left out: older digests do not know the choice."""
+        """Returns what enters the scorer's digest. The norm is named where it is left out: older digests do not know the choice."""
         record = {"kind": "timm"} | asdict(self) | {"blocks": list(self.blocks)}
         if self.norm:
             del record["norm"]

@@ -26,7 +26,7 @@ from tasks.warehouse.warehouse import Warehouse
 
 
 class BuildSettings(BaseModel):
-    """How a bank is built."""
+    """The settings of a build: which real images, which scorer, how many points, in which slices."""
 
     source: str
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]

@@ -1,4 +1,4 @@
-"""The health of a bank: against itself, against its calibration, and against the corpus since it was built."""
+"""The health of a bank is examined against itself, against its calibration, and against the corpus since it was built."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ ALARM = 0.01  # p-value below which a comparison is called out of its band
 
 @dataclass(frozen=True)
 class SliceHealth:
-    """One slice of a bank."""
+    """The health of one slice of a bank."""
 
     domain: str
     images: int
@@ -40,23 +40,25 @@ class SliceHealth:
     drift: TwoSample | None  # recent images against the members
 
     def alarms(self) -> list[str]:
-        """What a curator should look at."""
-        found = []
+        """Lists what a curator should look at."""
+        alarms = []
         if self.itself is not None and self.itself.p_value < ALARM:
-            found.append(f"{self.domain}: the bank's halves differ (MMD^2 {self.itself.mmd2:.2g}, p {self.itself.p_value:.3f})")
+            alarms.append(
+                f"{self.domain}: the bank's halves differ (MMD^2 {self.itself.mmd2:.2g}, p {self.itself.p_value:.3f})"
+            )
         if self.calibration_p is not None and self.calibration_p < ALARM:
-            found.append(f"{self.domain}: members and calibration images score differently (p {self.calibration_p:.4f})")
+            alarms.append(f"{self.domain}: members and calibration images score differently (p {self.calibration_p:.4f})")
         if self.drift is not None and self.drift.p_value < ALARM:
-            found.append(
+            alarms.append(
                 f"{self.domain}: the corpus differs from the bank (MMD^2 {self.drift.mmd2:.2g} "
                 f"[{self.drift.low:.2g}, {self.drift.high:.2g}], p {self.drift.p_value:.3f})"
             )
-        return found
+        return alarms
 
 
 @dataclass(frozen=True)
 class BankHealth:
-    """What `bank verify` and `bank-health` found."""
+    """The health of a whole bank, as `bank verify` and `bank-health` report it."""
 
     bank: str
     bank_id: str
@@ -67,7 +69,7 @@ class BankHealth:
     alarms: tuple[str, ...]
 
     def markdown(self) -> str:
-        """For an artifact, or a terminal."""
+        """Returns the findings as Markdown, for an artifact or a terminal."""
         age = "" if self.age_days is None else f", {self.age_days:.0f} days old"
         lines = [f"Bank `{self.bank}` ({self.bank_id[:12]}){age}: {'; '.join(self.alarms) or 'all in band'}", ""]
         lines.append(
@@ -94,8 +96,8 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _cell(found: TwoSample | None) -> str:
-    return "" if found is None else f"{found.mmd2:.2g} ({found.p_value:.3f})"
+def _cell(test: TwoSample | None) -> str:
+    return "" if test is None else f"{test.mmd2:.2g} ({test.p_value:.3f})"
 
 
 def health(bank: str, calibration: str | None, warehouse: str, scorer: str, storage_block: str | None) -> BankHealth:
@@ -111,7 +113,7 @@ def health(bank: str, calibration: str | None, warehouse: str, scorer: str, stor
 
 
 def examine(bank: Bank, calibration: Calibration, warehouse: Warehouse | None) -> BankHealth:
-    """Reads nothing but the bank, and where a warehouse is given its rows and kept signatures."""
+    """Examines a bank by what it holds, and where a warehouse is given by its rows and kept signatures."""
     counted, age, recent = _corpus(bank, calibration, warehouse) if warehouse is not None else ({}, None, {})
     slices = []
     outliers: list[dict[str, Any]] = []
@@ -143,17 +145,17 @@ def examine(bank: Bank, calibration: Calibration, warehouse: Warehouse | None) -
 
 
 def _reviewed(bank: Bank, calibration: Calibration, warehouse: Warehouse | None) -> list[str]:
-    """Alarms: images of the bank or its calibration that reviewers call generated."""
+    """Raises alarms for images of the bank or its calibration that reviewers call generated."""
     generated = reviewed_generated(warehouse)
     members = [member.key for member in bank.members if member.sha256 in generated]
     held_out = [sha256[:12] for part in calibration.slices for sha256 in part.sha256s if sha256 in generated]
     return [
-        f"{len(found)} images of the {whose} are reviewed as generated ({', '.join(sorted(found)[:5])}); {remedy}"
-        for found, whose, remedy in (
+        f"{len(images)} images of the {whose} are reviewed as generated ({', '.join(sorted(images)[:5])}); {remedy}"
+        for images, whose, remedy in (
             (members, "bank", "build its next version"),
             (held_out, "calibration", "calibrate again"),
         )
-        if found
+        if images
     ]
 
 
@@ -173,7 +175,7 @@ def _drift(features: Float[np.ndarray, "n r"] | None, recent: list[Float[np.ndar
 def _corpus(
     bank: Bank, calibration: Calibration, warehouse: Warehouse
 ) -> tuple[dict[str, dict[str, Any]], float | None, dict[str, list[Float[np.ndarray, " r"]]]]:
-    """Counts by domain ("" = outside every slice), the bank's age in days, and features of recent images by domain."""
+    """Returns counts by domain ("" = outside every slice), the bank's age in days, and features of recent images by domain."""
     ids = [str(short_id(bank.bank_id)), str(short_id(calibration.calibration_id))]
     with warehouse.connect(read_only=True) as connection:
         rows = connection.execute(

@@ -1,4 +1,4 @@
-"""Collections of real images through the backbone once; their signatures wait on disk."""
+"""Collections of real images are put through the backbone once; their signatures wait on disk."""
 
 import json
 import os
@@ -30,7 +30,7 @@ Progress = Callable[[int], None]  # is told the usable images so far
 
 @contextmanager
 def spooled() -> Iterator[Callable[[torch.Tensor], Callable[[], torch.Tensor]]]:
-    """A function that puts a tensor on disk and gives one that reads it back; the file is gone after the block."""
+    """Gives a function that puts a tensor on disk and gives one that reads it back; the file is gone after the block."""
     with tempfile.TemporaryFile() as file:
 
         def append(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
@@ -57,7 +57,7 @@ def collect(
     append: Callable[[torch.Tensor], Callable[[], torch.Tensor]],
     progress: Progress = lambda done: None,
 ) -> tuple[list[RealImage], int]:
-    """The distinct usable images of a collection through the backbone once, and how many were excluded.
+    """Puts the distinct usable images of a collection through the backbone once, and counts the excluded ones.
 
     Args:
         domains: a name for all; ``folder``: the first folder of the key; ``column:NAME``: a field of the sidecar;
@@ -78,9 +78,9 @@ def collect(
                 fresh.append(item)
         if not fresh:
             continue
-        found = scorer.extract([item.crops for item in fresh if item.crops is not None])
-        vectors = torch.split(found.vectors, found.counts)
-        for item, part, embedding in zip(fresh, vectors, found.embeddings.cpu().numpy(), strict=True):
+        signatures = scorer.extract([item.crops for item in fresh if item.crops is not None])
+        vectors = torch.split(signatures.vectors, signatures.counts)
+        for item, part, embedding in zip(fresh, vectors, signatures.embeddings.cpu().numpy(), strict=True):
             require_finite(part, item.member.key)
             images.append(_real_image(item, source, domains, embedding, append(part)))
         progress(len(images))
@@ -112,10 +112,10 @@ def _real_image(
 
 def _fields(member: Member) -> dict[str, Any]:
     try:
-        found = json.loads(member.sidecar) if member.sidecar else {}
+        fields = json.loads(member.sidecar) if member.sidecar else {}
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return fields if isinstance(fields, dict) else {}
 
 
 def _domain(member: Member, sidecar: dict[str, Any], domains: str) -> str:
@@ -135,7 +135,7 @@ def _domain(member: Member, sidecar: dict[str, Any], domains: str) -> str:
 
 
 def _images(source: str, scorer: Scorer, most: int, storage_block: str | None) -> Iterator[DecodedMember]:
-    """Up to ``most`` prepared members of a collection; shards that cannot be read are an error, not a gap."""
+    """Decodes up to ``most`` usable members of a collection; shards that cannot be read are an error, not a gap."""
     count, pool = 0, decode_pool(max(1, (os.cpu_count() or 2) - 1))
     for shard in list_shards(source, 1000, storage_block):
         try:

@@ -22,7 +22,7 @@ def build_bank(settings: BuildSettings, warehouse: str | None) -> BuiltBank:
 
 
 class CalibrateSettings(BaseModel):
-    """How a bank is calibrated again."""
+    """The settings of a further calibration: which bank, which real images, which registry."""
 
     source: str
     bank: str
@@ -52,10 +52,10 @@ def calibrate_bank(settings: CalibrateSettings) -> Calibrated:
 @task(cache_policy=NO_CACHE, task_run_name="health of {bank}")
 def announced_health(bank: str, calibration: str | None, warehouse: str, scorer: str, storage_block: str | None) -> BankHealth:
     """Examines a bank and emits the event `mdmf.bank.healthy` or `mdmf.bank.alarm`, for automations."""
-    found = health(bank, calibration, warehouse, scorer, storage_block)
+    report = health(bank, calibration, warehouse, scorer, storage_block)
     emit_event(
-        event="mdmf.bank.alarm" if found.alarms else "mdmf.bank.healthy",
-        resource={"prefect.resource.id": f"mdmf.bank.{found.bank_id[:32]}", "prefect.resource.name": found.bank},
-        payload={"alarms": list(found.alarms), "outliers": len(found.outliers), "outside": found.outside},
+        event="mdmf.bank.alarm" if report.alarms else "mdmf.bank.healthy",
+        resource={"prefect.resource.id": f"mdmf.bank.{report.bank_id[:32]}", "prefect.resource.name": report.bank},
+        payload={"alarms": list(report.alarms), "outliers": len(report.outliers), "outside": report.outside},
     )
-    return found
+    return report

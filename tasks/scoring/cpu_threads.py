@@ -1,4 +1,4 @@
-"""The processor as a device: backbones side by side, a thread each, in memory that is kept from one operation to the next."""
+"""The processor is used as a device: backbones run side by side, a thread each, in memory that the process keeps."""
 
 import ctypes
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +14,7 @@ _KEPT_BYTES, _MAPPED_BYTES = 256 * 2**20, 32 * 2**20  # the second is the most t
 
 @cache
 def keep_freed_memory() -> None:
-    """Has malloc keep what tensors give back, instead of asking the system for the same pages at every operation.
+    """Makes malloc keep the memory that tensors give back, instead of asking the system for it again at every operation.
 
     Clearing fresh pages took 40 % of the embedded scorer's time. At most ``_KEPT_BYTES`` stay with the process. Other C
     libraries than glibc are left as they are.
@@ -27,9 +27,9 @@ def keep_freed_memory() -> None:
 
 @cache
 def model_threads(count: int) -> ThreadPoolExecutor:
-    """This process's threads in which backbones run. Always the same: what a compiled one captured belongs to its thread.
+    """The threads that run the backbone, made once a process, as CUDA graphs that torch captured are bound to a thread.
 
-    Several keep to one core each: batches side by side never wait for each other, as threads within an operation do after each.
+    Several threads are limited to one core each: batches that run side by side then need not synchronise after every operator.
     """
     pool = ThreadPoolExecutor(count, thread_name_prefix="model")
     if count > 1:

@@ -1,4 +1,4 @@
-"""Members after decoding, in batches that the backbone takes."""
+"""Members are decoded and gathered into batches for the backbone."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ _MEMBERS = 512  # of a batch, scored or not
 
 @dataclass(frozen=True)
 class DecodedMember:
-    """A member after decoding: either crops to score or the reason why not, and the decoded facts if there are any."""
+    """A member after decoding has either crops to score or the reason why not, and its facts if it was decoded."""
 
     member: Member  # without its data, which nobody needs any more
     sha256: str
@@ -28,16 +28,16 @@ class DecodedMember:
 
 
 def prepare(member: Member, plan: CropPlan, pool: DecodePool) -> DecodedMember:
-    """A member decoded and cut by one of the pool's children; never raises for what the member holds."""
+    """Has a decoder of the pool decode and cut a member; never raises for what the member holds."""
     digest, bare = sha256_hex(member.data), replace(member, data=b"")
     if member.excluded is not None:
         return DecodedMember(bare, digest, None, None, member.excluded, member.detail)
-    found = pool.decode(member.data, plan)
-    return DecodedMember(bare, digest, found.facts, found.crops, found.reason, found.detail)
+    decoded = pool.decode(member.data, plan)
+    return DecodedMember(bare, digest, decoded.facts, decoded.crops, decoded.reason, decoded.detail)
 
 
 def batches(prepared: Iterable[DecodedMember], crops: int) -> Iterator[list[DecodedMember]]:
-    """Groups of at most ``crops`` crops, or of one image that has more; excluded members ride along."""
+    """Gathers members into batches of at most ``crops`` crops, or of one image that has more; excluded members ride along."""
     batch: list[DecodedMember] = []
     held = 0
     for item in prepared:
@@ -55,5 +55,5 @@ def batches(prepared: Iterable[DecodedMember], crops: int) -> Iterator[list[Deco
 
 
 def shape_of(member: Member, image: DecodedFacts) -> ImageShape:
-    """What decides which real images an image can be compared with."""
+    """Returns what decides which real images a member's image can be compared with."""
     return ImageShape(image.width, image.height, image.jpeg_quality, was_resized(member.sidecar))

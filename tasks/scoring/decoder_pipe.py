@@ -1,4 +1,4 @@
-"""The pipe to one decoder process: starts it, sends an image, reads the decoded pixels, ends it."""
+"""One decoder process is started, sent images, asked for their pixels and ended through its pipes."""
 
 import json
 import logging
@@ -48,11 +48,11 @@ class Decoded:
 
 
 class DecoderEnded(Exception):
-    """A child ended, or what it answered was no answer."""
+    """A decoder process ended, or its answer made no sense."""
 
 
 class DecoderOverran(Exception):
-    """A child took longer than the limit."""
+    """A decoder process took longer than the limit."""
 
 
 class _Child:
@@ -80,10 +80,11 @@ class _Child:
             raise MdmfError(f"a decoder cannot be started: {ending}; {' '.join(argv)} printed:\n{printed}") from error
 
     def decode(self, data: bytes, plan: CropPlan | None, limits: ImageLimits) -> Decoded:
-        """The child's answer: crops, or all pixels where there is no plan.
+        """Returns the decoder's answer: the image's crops, or all its pixels where there is no plan.
 
         Raises:
-            DecoderEnded, DecoderOverran: the child is of no more use.
+            DecoderEnded: the process ended or answered nonsense; it is of no more use.
+            DecoderOverran: the process took longer than the limit; it is of no more use.
         """
         deadline = time.monotonic() + limits.max_seconds
         self._send(frame({"limits": asdict(limits), "plan": None if plan is None else asdict(plan)}, len(data)), deadline)
@@ -102,7 +103,7 @@ class _Child:
         self._close_files()
 
     def close(self) -> None:
-        """Lets the child end, which is idle."""
+        """Ends an idle child by closing its input."""
         self._requests.close()
         try:
             self._process.wait(_EXIT_SECONDS)
@@ -138,15 +139,15 @@ class _Child:
             raise DecoderEnded(f"its answer makes no sense: {error}"[:200]) from error
 
     def _read(self, size: int, deadline: float) -> bytearray:
-        found = bytearray(size)
-        left = memoryview(found)
+        data = bytearray(size)
+        left = memoryview(data)
         while left:
             _wait_for(self._replies.fileno(), select.POLLIN, deadline)
             count = os.readv(self._replies.fileno(), [left])
             if count == 0:
                 raise DecoderEnded(self._ending())
             left = left[count:]
-        return found
+        return data
 
     def _ending(self) -> str:
         with suppress(subprocess.TimeoutExpired):
@@ -174,7 +175,7 @@ def _wait_for(descriptor: int, event: int, deadline: float) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """What a child needs to import its modules; one thread each, as there is a child per core.
+    """Returns the variables that a child needs to import its modules, with one thread each, as there is a child per core.
 
     Nothing but the project's root is on its path: a folder inside the project would hide standard modules, as
     ``tasks/collections`` does ``collections``.
@@ -185,7 +186,7 @@ def _environment() -> dict[str, str]:
 
 
 def _checked(reply: dict[str, Any], body: bytearray, plan: CropPlan | None) -> Decoded:
-    """The reply as a record. A child that was taken over can lie about its image, and nothing more."""
+    """Returns the reply as a record. A child that was taken over can lie about its image, and do nothing more."""
     facts = None if reply["facts"] is None else DecodedFacts(**reply["facts"])
     if "reason" in reply:
         return Decoded(facts, None, ExclusionReason(reply["reason"]), str(reply["detail"]))

@@ -16,7 +16,7 @@ from tasks.scoring.decoder_pipe import CHILD, Decoded, DecoderEnded, DecoderOver
 
 
 class DecodePool:
-    """Some children, each with one thread of this process that feeds it. They start when first needed.
+    """A pool holds some decoder processes, each fed by one thread of this process. They start when first needed.
 
     Args:
         argv: the child's command; it speaks the frames of ``tasks.scoring.decoder_process``.
@@ -30,7 +30,7 @@ class DecodePool:
             self._seats.put(None)
 
     def upright(self, data: bytes) -> DecodedImage:
-        """One image with all its pixels, as ``mdmf_core.images.decode`` gives it; waits for a free child.
+        """Returns one image with all its pixels, as ``mdmf_core.images.decode`` gives it; waits for a free child.
 
         Raises:
             ImageExcluded: also where the image ended its decoder or took too long.
@@ -42,7 +42,7 @@ class DecodePool:
         return answer.image
 
     def decode(self, data: bytes, plan: CropPlan | None) -> Decoded:
-        """The crops of one image, or all its pixels where there is no plan, or its exclusion; waits for a free child.
+        """Returns the crops of one image, or all of it where there is no plan, or its exclusion; waits for a free child.
 
         Raises:
             MdmfError: no child can be started at all.
@@ -68,7 +68,7 @@ class DecodePool:
             self._seats.put(idle)
 
     def close(self) -> None:
-        """Ends threads and children."""
+        """Ends the pool's threads and its decoder processes."""
         self.threads.shutdown(cancel_futures=True)
         with suppress(queue.Empty):
             while True:
@@ -87,7 +87,7 @@ _pools_lock = threading.Lock()
 
 
 def decode_pool(workers: int = os.cpu_count() or 1) -> DecodePool:
-    """This process's pool of so many children, one per core unless told otherwise; they live until the process ends."""
+    """Returns this process's pool of so many children, by default one per core; they live until the process ends."""
     with _pools_lock:
         if workers not in _pools:
             _pools[workers] = DecodePool(workers)

@@ -1,4 +1,4 @@
-"""One decoder in a process of its own: an encoded image on stdin, its pixels or the reason why not on stdout.
+"""A decoder runs in a process of its own: it reads an encoded image on stdin and writes its pixels, or why not, to stdout.
 
 ``tasks.scoring.decoder_pool`` runs it as ``python -m tasks.scoring.decoder_process``. It starts often and holds hostile data,
 so it imports only what decoding needs, has no secrets in its environment, and ends by itself: with its parent, or when an image
@@ -30,13 +30,13 @@ _GRACE_SECONDS = 10.0  # the parent, where it lives, ends an overrun before the 
 
 
 def frame(header: dict[str, Any], body_bytes: int) -> bytes:
-    """Lengths and header; the body follows."""
+    """Returns the beginning of a frame: lengths and header. The body follows it."""
     text = json.dumps(header).encode()
     return LENGTHS.pack(len(text), body_bytes) + text
 
 
 def answer(header: dict[str, Any], data: bytes) -> tuple[dict[str, Any], np.ndarray | None]:
-    """The reply to one image: its facts and its crops, or all its pixels where the header has no plan of crops.
+    """Returns the reply to one image: its facts and its crops, or all its pixels where the header has no plan of crops.
 
     An image that is excluded gets its reason and detail, with the facts where it was decoded.
     """

@@ -1,4 +1,4 @@
-"""Finding scorers, banks and calibrations by name, path or URL, one of each per process."""
+"""Scorers, banks and calibrations are found by name, path or URL, and loaded once a process."""
 
 import os
 from collections.abc import Callable
@@ -35,7 +35,7 @@ DEFAULT = "default"
 
 
 def _directory(reference: str, kind: str, storage_block: str | None) -> Callable[[str], bytes]:
-    """A reader of the files in the directory that a name, path or URL means."""
+    """Returns a reader of the files in the directory that a name, path or URL means."""
     if not reference.strip():
         raise ArtifactError(f"the {kind}'s name is empty: leave the option out, or name a folder")
     if "/" not in reference and not os.path.isdir(reference):
@@ -57,7 +57,7 @@ def _directory(reference: str, kind: str, storage_block: str | None) -> Callable
 
 @lru_cache(maxsize=2)
 def load_scorer(reference: str, device: str, storage_block: str | None = None, compile: bool = False) -> Scorer:
-    """The scorer that ``reference`` means: ``default``, a scorer directory, or a backbone by its address.
+    """Returns the scorer that ``reference`` means: ``default``, a scorer directory, or a backbone by its address.
 
     Raises:
         ArtifactError, ValueError: in one sentence, what is wrong with it.
@@ -74,7 +74,7 @@ def load_scorer(reference: str, device: str, storage_block: str | None = None, c
 
 @lru_cache(maxsize=4)
 def load_bank(reference: str, calibration_url: str | None = None, storage_block: str | None = None) -> tuple[Bank, Calibration]:
-    """A bank directory, and the calibration in it or the one in another file.
+    """Loads the bank in a directory, and the calibration beside it or the one in another file.
 
     Raises:
         ArtifactError: missing, damaged, or calibrated on the bank's own images.
@@ -90,7 +90,7 @@ def load_bank(reference: str, calibration_url: str | None = None, storage_block:
 
 
 def resolve_bank(warehouse: Warehouse, scorer: str, bank: str, calibration: str | None) -> tuple[str, str | None]:
-    """Where the bank and the calibration lie that the references mean; None = the calibration in the bank's directory.
+    """Says where the bank and calibration lie that the references mean; None = the calibration in the bank's directory.
 
     Args:
         bank: ``default``: the scorer's own. A directory or URL. ``name@3``, ``name`` or ``@alias`` in the warehouse's registry.
@@ -179,7 +179,7 @@ def _absolute(bank: str) -> str:
 
 
 def scorer_file(reference: str, name: str, storage_block: str | None = None) -> bytes | None:
-    """A further file of a scorer's directory, or None where there is none."""
+    """Reads a further file of a scorer's directory; None where there is none."""
     if is_backbone(reference):
         return None
     try:
@@ -189,7 +189,7 @@ def scorer_file(reference: str, name: str, storage_block: str | None = None) -> 
 
 
 def own_bank(scorer: str) -> str:
-    """The bank that lies in a scorer's directory.
+    """Says where the bank lies that belongs to a scorer.
 
     Raises:
         ArtifactError: a bare backbone, which has none.
@@ -203,6 +203,6 @@ def own_bank(scorer: str) -> str:
 
 
 def device_label(scorer: Scorer) -> str:
-    """Device and compute dtype, as the run row states them."""
+    """Names the scorer's device and compute dtype, as the row of a run states them."""
     name = torch.cuda.get_device_name(scorer.device) if scorer.device.type == "cuda" else "cpu"
     return f"{name} {str(scorer.autocast or torch.float32).removeprefix('torch.')}"

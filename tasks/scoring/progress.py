@@ -1,4 +1,4 @@
-"""Progress of scoring as log lines, at most one every few seconds; and the end of scoring when the run is interrupted."""
+"""The progress of scoring is logged, at most one line every few seconds; an interrupted run ends scoring here."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ class Interrupted(MdmfError):
 
 
 def progress_log(name: str) -> Callable[[int], None]:
-    """A function that is told how many images are done so far, and logs it with the rate every 20 seconds.
+    """Returns a function that is told how many images are done so far, and logs it with the rate every 20 seconds.
 
     The function raises Interrupted once ``STOPPING`` is set, so that scoring ends with the batch that it is at.
     """

@@ -1,4 +1,4 @@
-"""Scoring again with another bank or calibration, from kept signatures: no image is read, no backbone runs."""
+"""Shards are scored again with another bank or calibration from kept signatures: no image is read, no backbone runs."""
 
 import time
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ _BATCH = 256  # images
 
 @dataclass(frozen=True)
 class RescorePlan:
-    """The shards to score again, and how many cannot be."""
+    """A plan names the shards to score again, and counts those that need not or cannot be."""
 
     shards: list[tuple[Work, WorkKey]]  # with a key under which the shard has a part
     complete: int  # under the new key already
@@ -31,7 +31,7 @@ class RescorePlan:
 
 
 def plan_rescore(warehouse: Warehouse, folder: str, setup: ScoringSetup) -> RescorePlan:
-    """Every shard of the scorer that is complete under some bank, not yet under this one, and whose signatures were kept."""
+    """Plans every shard of the scorer that is complete under some bank, not yet under this one, and has kept signatures."""
     scorer, bank, calibration = setup.key.ids
     with warehouse.connect(read_only=True) as connection:
         rows = connection.execute(
@@ -84,10 +84,10 @@ def rescore_shard(shard: Shard, old: WorkKey, setup: ScoringSetup, folder: str, 
 def _rescored(row: dict[str, Any], scores: Iterator[tuple[str, dict[str, Any]]], shard: Shard) -> dict[str, Any]:
     if row["reason"] is not None:
         return row
-    sha256, found = next(scores, ("", {}))
+    sha256, columns = next(scores, ("", {}))
     if sha256 != row["sha256"]:
         raise WarehouseError(f"{shard.url}: no kept signature for {row['key']!r}; curate it with the new bank")
-    return row | found
+    return row | columns
 
 
 def _scores(path: str, shard: Shard, setup: ScoringSetup, part: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -95,8 +95,8 @@ def _scores(path: str, shard: Shard, setup: ScoringSetup, part: str) -> Iterator
     shapes = _shapes(part)
     now = datetime.now(UTC)
     for kept in read_signatures(path, _BATCH):
-        found = setup.scorer.score(kept.signatures, [next(shapes) for _ in kept.keys], setup.bank, setup.calibration)
-        for sha256, score in zip(kept.sha256s, found, strict=True):
+        rows = setup.scorer.score(kept.signatures, [next(shapes) for _ in kept.keys], setup.bank, setup.calibration)
+        for sha256, score in zip(kept.sha256s, rows, strict=True):
             yield sha256, asdict(score) | {"scored_at": now}
 
 

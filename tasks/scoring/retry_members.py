@@ -1,4 +1,4 @@
-"""Members that got no score for a reason that may have passed: read again alone, the rest of their shard's part stays."""
+"""Members that got no score for a reason that may have passed are read again alone; the rest of their shard's part stays."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -39,7 +39,7 @@ class ScoringSetup(Lineage):
 
 
 def sizes(plan: CropPlan, images: int, cuda: bool) -> tuple[int, Passes]:
-    """Crops of a batch, and of the first pass; see ``ScoringSetup``.
+    """Chooses how many crops a batch has, and how many the first pass through the backbone takes.
 
     Args:
         images: with all their crops, in one pass; 0 = automatic: batches of so many bytes that copying them is cheap, and

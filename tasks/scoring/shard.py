@@ -1,4 +1,4 @@
-"""One shard through reading, decoding, backbone and MMD into a part; all of them at work at the same time."""
+"""A shard is read, decoded, put through backbone and MMD and written as a part; all these stages work at the same time."""
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -31,11 +31,11 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Batch:
-    """Some members of a shard on their way through the backbone. ``loaded`` and ``found`` are of those with crops."""
+    """A batch is some members of a shard on their way through the backbone; only members with crops are loaded into it."""
 
     items: list[DecodedMember]
     loaded: Loaded | None
-    found: Signatures | None = None
+    signatures: Signatures | None = None
 
 
 def score_shard(
@@ -107,27 +107,27 @@ def _signature_writer(shard: Shard, setup: ScoringSetup, folder: str) -> Abstrac
 def scored_rows(
     members: Iterable[Member], setup: ScoringSetup, signatures: SignatureWriter | None, stages: Stages
 ) -> Generator[list[dict[str, Any]], None, None]:
-    """Part rows of all members in their order, some at a time.
+    """Makes the part rows of all members in their order, some at a time.
 
     Reading with decoding, the backbone, and the statistics have a thread each, and decoding its children. Each holds one batch
     and one more waits for the next, so that memory does not grow with the shard.
     """
     loaded = ahead(_loaded(_timed(members, stages), setup, stages), 1, "read", partial(stages.depth, "backbone"))
-    found = ahead(_described(loaded, setup, stages), 1, "backbone", partial(stages.depth, "score"))
+    described = ahead(_described(loaded, setup, stages), 1, "backbone", partial(stages.depth, "score"))
     return ahead(
-        _each(lambda batch: rows_of(batch, setup, signatures, stages), found), 1, "score", partial(stages.depth, "write")
+        _each(lambda batch: rows_of(batch, setup, signatures, stages), described), 1, "score", partial(stages.depth, "write")
     )
 
 
 def _each(function: Callable[[T], R], items: Generator[T, None, None]) -> Generator[R, None, None]:
-    """``map``, but closing it closes what it reads from."""
+    """Maps a function over a generator, and closes that generator when it is closed itself."""
     with closing(items):
         for item in items:
             yield function(item)
 
 
 def _timed(members: Iterable[Member], stages: Stages) -> Iterator[Member]:
-    """The same members; reading them is timed."""
+    """Passes the members on, and times how long each took to read."""
     source = iter(members)
     while True:
         started = time.perf_counter()
@@ -154,7 +154,7 @@ def _loaded(members: Iterable[Member], setup: ScoringSetup, stages: Stages) -> G
 
 
 def _described(loaded: Generator[Batch, None, None], setup: ScoringSetup, stages: Stages) -> Generator[Batch, None, None]:
-    """Batches after the backbone, in their order; the next one waits in its threads, so that they never do."""
+    """Puts batches through the backbone, in order; one more waits in the threads' queue, so that the threads never do."""
 
     def described(batch: Batch) -> Batch:
         if batch.loaded is None:
@@ -167,15 +167,15 @@ def _described(loaded: Generator[Batch, None, None], setup: ScoringSetup, stages
 
 
 def rows_of(batch: Batch, setup: ScoringSetup, signatures: SignatureWriter | None, stages: Stages) -> list[dict[str, Any]]:
-    """Part rows in the order of the shard."""
+    """Makes the part rows of a batch, in the order of the shard."""
     ready = [(item, item.image) for item in batch.items if item.crops is not None and item.image is not None]
     scores: Iterator[ImageScore] = iter(())
-    if batch.found is not None:
+    if batch.signatures is not None:
         with stages.timed("score", len(ready)):
             shapes = [shape_of(item.member, image) for item, image in ready]
-            scores = iter(setup.scorer.score(batch.found, shapes, setup.bank, setup.calibration))
+            scores = iter(setup.scorer.score(batch.signatures, shapes, setup.bank, setup.calibration))
             if signatures is not None:
-                signatures.write([item.member.key for item, _ in ready], [item.sha256 for item, _ in ready], batch.found)
+                signatures.write([item.member.key for item, _ in ready], [item.sha256 for item, _ in ready], batch.signatures)
     now = datetime.now(UTC)
     rows = []
     for item in batch.items:

@@ -1,4 +1,4 @@
-"""How fast each stage is on this machine, alone, on real images, within about a minute."""
+"""The speed of each stage alone is measured on this machine and on real images, within about a minute."""
 
 import os
 import tempfile
@@ -38,7 +38,7 @@ _BYTES = 256 * 2**20  # that are read at most
 
 
 def measure(source: str, setup: ScoringSetup, seconds: float, storage_block: str | None, say: Callable[[str], None]) -> Rates:
-    """The rates of all stages on the first images of a source.
+    """Measures the rates of all stages on the first images of a source.
 
     Args:
         seconds: for each figure, about.
@@ -67,9 +67,9 @@ def measure(source: str, setup: ScoringSetup, seconds: float, storage_block: str
         _extracted(crops, setup)
         backbone[size] = _rate(lambda: _extracted(crops, setup), seconds)  # noqa: B023 - called at once
     say("statistics")
-    found = setup.scorer.extract(crops)
+    signatures = setup.scorer.extract(crops)
     shapes = [shape_of(item.member, item.image) for item in islice(cycle(scored), len(crops)) if item.image is not None]
-    score = _rate(lambda: len(setup.scorer.score(found, shapes, setup.bank, setup.calibration)), seconds)
+    score = _rate(lambda: len(setup.scorer.score(signatures, shapes, setup.bank, setup.calibration)), seconds)
     say("landing")
     some = scored[: len(crops)]
     rows = rows_of(Batch(some, None, setup.scorer.extract([item.crops for item in some])), setup, None, Stages())
@@ -81,7 +81,7 @@ def measure(source: str, setup: ScoringSetup, seconds: float, storage_block: str
 
 
 def _read(source: str, seconds: float, storage_block: str | None) -> tuple[list[Member], float]:
-    """Some members, and MB/s of reading so long or so much."""
+    """Reads some members, and says at how many MB/s."""
     members: list[Member] = []
     read, started = 0, time.perf_counter()
     for shard in list_shards(source, _IMAGES, storage_block):
@@ -104,13 +104,13 @@ def _decoded(members: Sequence[Member], plan: CropPlan, pool: DecodePool) -> lis
 
 
 def _extracted(crops: Sequence[UInt8[np.ndarray, "n 3 size size"]], setup: ScoringSetup) -> int:
-    """Images through the backbone: as many batches side by side as in a run."""
+    """Puts as many batches through the backbone side by side as a run does, and counts their images."""
     threads = model_threads(setup.backbones)
-    return sum(len(found.counts) for found in threads.map(setup.scorer.extract, [crops] * setup.backbones))
+    return sum(len(signatures.counts) for signatures in threads.map(setup.scorer.extract, [crops] * setup.backbones))
 
 
 def _rate(work: Callable[[], int], seconds: float) -> float:
-    """Items per second of work that is done again and again for so long."""
+    """Does some work again and again for so long, and says at how many items per second."""
     done, started = 0, time.perf_counter()
     while done == 0 or time.perf_counter() - started < seconds:
         done += work()
@@ -118,7 +118,7 @@ def _rate(work: Callable[[], int], seconds: float) -> float:
 
 
 def _landed(rows: Sequence[dict[str, Any]], setup: ScoringSetup) -> float:
-    """Rows per second of landing one shard after another into a new warehouse."""
+    """Lands one shard after another into a new warehouse, and says at how many rows per second."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         warehouse = Warehouse.at(str(folder / "w.duckdb"))
@@ -132,7 +132,7 @@ def _landed(rows: Sequence[dict[str, Any]], setup: ScoringSetup) -> float:
 
 
 def _part(folder: Path, number: int, rows: Sequence[dict[str, Any]]) -> ShardOutcome:
-    """A finished part of ``_ROWS`` members with the facts and scores of a few."""
+    """Writes a finished part of ``_ROWS`` members that repeat the facts and scores of a few."""
     path, run = str(folder / f"{number}.parquet"), str(uuid.uuid4())
     outcome = ShardOutcome(
         f"{number}.tar", "tar", 1, "speed", "complete", None, "speed", _ROWS, _ROWS, 0, 1.0, run, None, generation=1

@@ -1,4 +1,4 @@
-"""The clock beside the stages: who was at work for how long, from any thread."""
+"""A clock beside the stages adds up how long each was at work, in whatever thread."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ from tasks.scoring import prometheus as metrics
 
 
 class Stages:
-    """Adds up what stages cost while they run, in whatever threads. One for a shard."""
+    """The costs of one shard's stages are added up here while they run, in whatever threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -32,7 +32,7 @@ class Stages:
             self.add(stage, share * (time.perf_counter() - began), items, bytes)
 
     def add(self, stage: str, seconds: float = 0.0, items: int = 0, bytes: int = 0) -> None:
-        """For what is known only afterwards."""
+        """Adds work to a stage when the caller has measured its time."""
         metrics.count(stage, seconds, items, bytes)
         with self._lock:
             self._stages[stage] = self._stages.get(stage, Cost()) + Cost(seconds, items, bytes)
@@ -44,6 +44,6 @@ class Stages:
             self._queues[queue] = self._queues.get(queue, Depth()) + Depth(waiting, 1, waiting)
 
     def snapshot(self) -> StageCosts:
-        """All so far; the wall time is since this object was made."""
+        """Returns all costs so far; their wall time is the time since this object was made."""
         with self._lock:
             return StageCosts(time.monotonic() - self._began, dict(self._stages), dict(self._queues))

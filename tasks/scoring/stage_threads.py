@@ -1,4 +1,4 @@
-"""Stages that run at the same time: each in a thread of its own, a bounded number of items ahead of the next."""
+"""Stages run at the same time, each in a thread of its own, a bounded number of items ahead of the next."""
 
 import threading
 from collections import deque
@@ -11,7 +11,7 @@ R = TypeVar("R")
 
 
 def ahead(items: Iterable[T], most: int, name: str, depth: Callable[[int], None] = lambda _: None) -> Generator[T, None, None]:
-    """The same items in the same order, made by a thread that is at most ``most`` of them ahead.
+    """Passes items on in their order, while a thread makes them and is at most ``most`` of them ahead.
 
     What ``items`` raises is raised here, after the items before it. Closing this generator, or an error in who reads it, ends
     the thread at its next item, closes ``items`` in it and waits for it; so whatever the stages share may be closed then.
@@ -30,7 +30,7 @@ def ahead(items: Iterable[T], most: int, name: str, depth: Callable[[int], None]
 
 
 class _Handover(Generic[T]):
-    """What one thread has made and another has not taken yet."""
+    """A queue of bounded length holds the items that one thread has made and another has not taken yet."""
 
     def __init__(self, most: int, depth: Callable[[int], None]) -> None:
         self._most, self._depth, self._changed = most, depth, threading.Condition()
@@ -39,7 +39,7 @@ class _Handover(Generic[T]):
         self._error: BaseException | None = None
 
     def offer(self, item: T) -> bool:
-        """Waits for room; False when nobody wants any more."""
+        """Waits for room and adds an item; returns False when the reader takes no more."""
         with self._changed:
             self._changed.wait_for(lambda: self._refused or len(self._waiting) < self._most)
             if not self._refused:
@@ -48,13 +48,13 @@ class _Handover(Generic[T]):
             return not self._refused
 
     def end(self, error: BaseException | None) -> None:
-        """No item comes after those that wait, but perhaps an error."""
+        """Marks the end: no item comes after those that wait, but perhaps an error."""
         with self._changed:
             self._ended, self._error = True, error
             self._changed.notify_all()
 
     def refuse(self) -> None:
-        """Nobody takes any more."""
+        """Drops the waiting items and tells the maker that the reader takes no more."""
         with self._changed:
             self._refused = True
             self._waiting.clear()
@@ -99,7 +99,7 @@ def in_order(
     most_bytes: int | None = None,
     size: Callable[[T], int] = lambda item: 0,
 ) -> Generator[R, None, None]:
-    """``map`` over a pool that keeps the order and holds at most ``window`` items, and ``most_bytes`` of them.
+    """Maps a function over items in a pool, in order, with at most ``window`` items and ``most_bytes`` of them at once.
 
     One item is always let in, however large.
     """

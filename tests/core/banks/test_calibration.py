@@ -174,7 +174,7 @@ def test_scores_that_are_not_numbers_or_not_sorted_are_refused() -> None:
 def test_a_bank_of_another_scorer_is_refused_with_both_digests_and_what_to_do() -> None:
     with pytest.raises(ArtifactError) as caught:
         require_match("f" * 64, bank(), calibration([0.1]))
-    for part in ("f" * 64, "a" * 64, "mdmf bank build"):
+    for part in ("f" * 64, "a" * 64, "Build a bank with this scorer"):
         assert part in str(caught.value)
 
 
