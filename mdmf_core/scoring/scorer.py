@@ -183,9 +183,9 @@ class Scorer(ScorerCard):
     ) -> list[ImageScore]:
         """Scores images, one row each, against one slice of the bank each.
 
-        The slice is chosen by a rule: of the slices whose support covers the image and whose domain may be its own, the one with
-        the largest p-value; so a real image of any of these domains is flagged at most at the asked rate. Where there is none, the largest
-        p-value of all slices, and ``in_support`` is false.
+        The rule that chooses it: of the slices whose support covers the image and whose domain may be its own, the one with the
+        largest p-value; so a real image of any of these domains is flagged at most at the asked rate. Where there is none, the
+        largest p-value of all slices, and ``in_support`` is false.
         """
         terms = self.terms(signatures.vectors, signatures.counts, bank.slices)
         scores = self.statistic.score(terms).cpu().numpy()
