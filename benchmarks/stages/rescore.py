@@ -43,7 +43,7 @@ def main(data: Path) -> None:
                 started, done = time.perf_counter(), 0
                 for batch in read_signatures(path, 256):
                     shapes = [image.shape for image in images[done : done + len(batch.keys)]]
-                    scorer.score(batch.found, shapes, bank, calibration)
+                    scorer.score(batch.signatures, shapes, bank, calibration)
                     done += len(batch.keys)
                 rates.append(done / (time.perf_counter() - started))
             rate = float(np.median(rates))

@@ -57,7 +57,7 @@ def test_scores_from_kept_signatures_are_those_of_the_pixels_within_what_fp16_lo
     again = [
         row.score
         for start, batch in zip(range(0, 20, 7), kept, strict=True)
-        for row in setup.scorer.score(batch.found, shapes[start : start + 7], setup.bank, setup.calibration)
+        for row in setup.scorer.score(batch.signatures, shapes[start : start + 7], setup.bank, setup.calibration)
     ]
     exact = [row.score for row in setup.scorer.score(found, shapes, setup.bank, setup.calibration)]
     assert np.abs(np.subtract(again, exact)).max() < 2e-3 * max(1.0, math.sqrt(np.square(exact).mean()))
