@@ -32,7 +32,7 @@ class TimmConfig:
     norm: bool = True
 
     def record(self) -> dict[str, Any]:
-        """Returns what enters the digest of a scorer. The norm is named where it is left out, as older digests lack the choice."""
+        """Returns what enters the digest of a scorer. The norm is named only where it is left out: older digests lack it."""
         record = {"kind": "timm"} | asdict(self) | {"blocks": list(self.blocks)}
         if self.norm:
             del record["norm"]
