@@ -51,7 +51,10 @@ def stub_kit() -> ScoringSetup:
     """The setup of a run on the default scorer, with another backbone, bank and calibration under their own digests."""
     plan, statistic, record = CropPlan(_SIDE, 1), Statistic({"mmd2": 1.0}, k=2), {"kind": "stub"}
     identity = scorer_digest(record, Mean(), plan, None, statistic, None)
-    scorer = Scorer("stub", Mean(), record, plan, None, statistic, None, torch.device("cpu"), None, identity)
+    scorer = Scorer(
+        name="stub", scorer_id=identity, backbone_record=record, crops=plan, statistic=statistic, sigma=None,
+        backbone=Mean(), signature=None, device=torch.device("cpu"), autocast=None,
+    )  # fmt: skip
     points = torch.rand(_POINTS, 3, generator=torch.Generator().manual_seed(0))
     part = Slice("photo", points, torch.full((_POINTS,), 1 / _POINTS), 0.0, _POINTS, 1, 0.3)
     bank = Bank("stub", identity, (part,), 0.3, (BankMember("stub", "0", "1" * 64),))

@@ -96,8 +96,10 @@ def after_a_large_vit(setting: Setting) -> Record:
         part = Slice("one", more(tokens, POINTS, 1), torch.full((POINTS,), 1 / POINTS), 0.0, POINTS, 1, sigma)
         scorer = load_scorer("default", "cpu")
         terms = Scorer(
-            "raw", backbone, {}, scorer.crops, None, Statistic({"mmd2": 1.0}), None, scorer.device, None, "0" * 64
-        ).terms
+            name="raw", scorer_id="0" * 64, backbone_record={}, crops=scorer.crops,
+            statistic=Statistic({"mmd2": 1.0}), sigma=None,
+            backbone=backbone, signature=None, device=scorer.device, autocast=None,
+        ).terms  # fmt: skip
         seconds = interleaved(
             {
                 "ViT-L/14": lambda: timed(lambda: backbone(images)),
