@@ -14,6 +14,7 @@ from mdmf_core.collections.folder import slice_of
 from mdmf_core.collections.formats import FORMATS, SampleCopier
 from mdmf_core.collections.raw_tar import end_of_archive
 from mdmf_core.collections.samples import SIDECARS
+from mdmf_core.collections.text import readable
 from mdmf_core.errors import KeepListError, ShardCorrupt, ShardUnfinished
 from mdmf_core.keeplists.keeplist import KeepList, ListedShard
 from mdmf_core.keeplists.reshard import NewShard, tar_name
@@ -94,22 +95,23 @@ def _from_file(copied: SampleCopier, source: ListedShard, digests: dict[str, str
 
 def _from_folder(source: ListedShard, digests: dict[str, str], taken: set[str], storage_block: str | None) -> _Samples:
     filesystem, root = open_storage(slice_of(source.shard_url)[0], storage_block)
-    listed: tuple[str, set[str]] = "", set()
+    listed: tuple[str, dict[str, str]] = "", {}  # paths by the spelling of keys, in which every name is valid Unicode
     for key, sha256 in digests.items():
         path = f"{root.rstrip('/')}/{key}"
         folder, stem = posixpath.dirname(path), posixpath.splitext(path)[0]
         if listed[0] != folder:
-            listed = folder, {entry["name"] for entry in listing(filesystem, folder)}
+            listed = folder, {readable(entry["name"]): entry["name"] for entry in listing(filesystem, folder)}
         if path not in listed[1]:
             continue
-        data = read_bytes(full_url(filesystem, path), storage_block)
+        data = read_bytes(full_url(filesystem, listed[1][path]), storage_block)
         _require_scored(data, digests, source, key)
         name = tar_name(key, taken, sha256)
         new = posixpath.splitext(name)[0]
-        beside = [extension for extension in SIDECARS if f"{stem}.{extension}" in listed[1]]
         parts = [_entry(name, data)]
-        for extension in beside:
-            parts.append(_entry(f"{new}.{extension}", read_bytes(full_url(filesystem, f"{stem}.{extension}"), storage_block)))
+        for extension in SIDECARS:
+            beside = listed[1].get(f"{stem}.{extension}")
+            if beside is not None:
+                parts.append(_entry(f"{new}.{extension}", read_bytes(full_url(filesystem, beside), storage_block)))
         yield {key: new}, parts
 
 

@@ -264,5 +264,16 @@ def test_samples_of_several_images_and_files_that_lie_apart_go_along_and_can_be_
     assert members(tmp_path / "out" / "a.tar") == members(tmp_path / "in")
 
 
+def test_a_file_whose_name_is_not_utf8_is_copied_with_its_caption(tmp_path):
+    (tmp_path / "in").mkdir()
+    for number, name in enumerate(("caf\udce9.jpg", "ok.jpg")):
+        (tmp_path / "in" / name).write_bytes(jpeg(number))
+    (tmp_path / "in" / "caf\udce9.txt").write_text("coffee")
+    keep = keep_list(tmp_path, [tmp_path / "in"], sql="SELECT shard_url, key FROM scored")
+    assert reshard(str(keep), str(tmp_path / "out")).samples == 2
+    (shard,) = (tmp_path / "out").glob("*.tar")
+    assert files_of(shard) == ["caf\\xe9.jpg", "caf\\xe9.txt", "ok.jpg"]
+
+
 def files_of(path: Path) -> list[str]:
     return [name for name, *_ in files(path)]
