@@ -1,1 +1,1 @@
-"""Prefect flows, one a file. Each reads as a table of contents of what it does."""
+"""Prefect flows, one deployment a file. The body of each reads like a table of contents."""

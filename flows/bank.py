@@ -1,4 +1,4 @@
-"""Banks: `build-bank`, `calibrate-bank` and `bank-health`."""
+"""The flows of banks: `build-bank`, `calibrate-bank` and `bank-health`."""
 
 from typing import Annotated
 
@@ -71,7 +71,7 @@ def calibrate_bank(
     device: str = "auto",
     storage_block: str | None = None,
 ) -> Calibrated:
-    """Calibrates a bank on other real images than those it holds; a further, numbered calibration of it.
+    """Adds a numbered calibration to a bank, made on real images that the bank does not hold.
 
     Args:
         source: images that are known to be real. Those that the bank holds, or that reviewers call generated, are skipped.
@@ -95,7 +95,7 @@ def bank_health(
     scorer: str = "default",
     storage_block: str | None = None,
 ) -> BankHealth:
-    """Says whether a bank still holds together and still fits the corpus; a page and an event, `mdmf.bank.alarm` or `.healthy`.
+    """Checks a bank against itself and the corpus; writes a page and emits `mdmf.bank.alarm` or `mdmf.bank.healthy`.
 
     Args:
         bank: directory, or `name@3`, `name`, `@alias` in the registry.

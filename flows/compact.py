@@ -1,4 +1,4 @@
-"""`compact`: a lake's small files merged and its old snapshots dropped, on a schedule."""
+"""The flow `compact` merges a lake's small files and drops its old snapshots, on a schedule."""
 
 from prefect import flow, get_run_logger
 
@@ -7,7 +7,7 @@ from tasks.maintenance import compaction, steps
 
 @flow(name="compact")
 def compact(warehouse: str, keep_days: float = 30.0) -> compaction.Compacted:
-    """Merges small files up to 256 MB and removes what only snapshots older than ``keep_days`` need; what it did.
+    """Merges small files up to 256 MB and removes files that only snapshots older than ``keep_days`` need; returns the counts.
 
     Args:
         warehouse: a lake, ``ducklake:...``; an embedded warehouse needs none of this.

@@ -1,4 +1,4 @@
-"""`curate-corpus`: a collection too large for one run, curated by child runs that its parent starts and follows."""
+"""The flow `curate-corpus` curates a collection too large for one run, by child runs that it starts and follows."""
 
 import uuid
 from typing import Annotated, cast
@@ -23,7 +23,7 @@ from tasks.warehouse.warehouse import Warehouse
 
 
 class CorpusResult(CurateResult):
-    """What became of a plan, over all its child runs and all the parents it had."""
+    """The result of a plan, over all its child runs and all its parents."""
 
     plan_id: str
     resumed: bool  # an earlier parent made the plan

@@ -1,4 +1,4 @@
-"""`curate`: a collection of images in, one row per image in the warehouse out."""
+"""The flow `curate` takes a collection of images and lands one row per image in the warehouse."""
 
 from prefect import flow
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt

@@ -1,4 +1,4 @@
-"""`evaluate`: labelled images in, detection figures per generator with their controls out."""
+"""The flow `evaluate` measures a scorer on labelled images: figures per generator, and controls."""
 
 import uuid
 from typing import Annotated, cast

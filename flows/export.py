@@ -1,4 +1,4 @@
-"""`export` and `reshard`: from decisions to the files that a training run reads."""
+"""The flows `export` and `reshard` turn decisions into the files that a training run reads."""
 
 from typing import Annotated
 
@@ -58,7 +58,7 @@ def reshard(
     workers: Annotated[int, Field(ge=1)] = 4,
     storage_block: str | None = None,
 ) -> Resharded:
-    """Copies what a keep-list keeps into new shards, byte for byte with all files of a sample; a rerun goes on.
+    """Copies the kept samples, byte for byte with all their files, into new shards; a rerun goes on where it stopped.
 
     Args:
         keep_list: directory that `export` wrote.

@@ -1,4 +1,4 @@
-"""`curate-portion`: one portion of a corpus plan, as a child run of `curate-corpus`."""
+"""The flow `curate-portion` scores one portion of a corpus plan, as a child run of `curate-corpus`."""
 
 from prefect import flow
 

@@ -1,4 +1,4 @@
-"""`reaper`: runs whose process died are marked crashed, so that nothing waits for them."""
+"""The flow `reaper` marks runs whose process died as crashed, so that nothing waits for them."""
 
 from prefect import flow, get_run_logger
 
@@ -7,7 +7,7 @@ from tasks.runs import dead_runs as steps
 
 @flow(name="reaper")
 def reaper(warehouse: str = "warehouse.duckdb") -> list[str]:
-    """Marks dead runs crashed, in the warehouse and in Prefect, which frees their concurrency slots; their ids.
+    """Marks dead runs as crashed in the warehouse and in Prefect, which frees their concurrency slots, and returns their ids.
 
     What a dead run held is free for others after its expiry with or without this flow.
 

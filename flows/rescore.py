@@ -1,4 +1,4 @@
-"""`rescore`: another bank or calibration over kept signatures, without the backbone."""
+"""The flow `rescore` scores kept signatures with another bank or calibration, without the backbone."""
 
 import uuid
 
@@ -19,7 +19,7 @@ def rescore(
     device: str = "auto",
     storage_block: str | None = None,
 ) -> Rescored:
-    """Scores all shards whose signatures were kept with a bank; new rows beside the old.
+    """Scores every shard whose signatures were kept with another bank, and adds the rows beside the old ones.
 
     Args:
         bank: `name@3`, `name`, `@alias` in the registry, or a directory.

@@ -1,4 +1,4 @@
-"""`retry`: another try for what got no score for a reason that may have passed."""
+"""The flow `retry` tries members and shards again that got no score for a reason that may have passed."""
 
 from prefect import flow, runtime
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt

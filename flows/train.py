@@ -1,4 +1,4 @@
-"""`train-pfs`: labelled images in, a scorer directory with bank, calibration and honest figures out."""
+"""The flow `train-pfs` makes a scorer with its bank, calibration and figures from labelled images."""
 
 import uuid
 from typing import Annotated, cast

@@ -1,4 +1,4 @@
-"""For notebooks and training code: ask the warehouse, apply keep-lists.
+"""Notebooks and training code import this package to query a warehouse and to apply keep-lists.
 
 Importing it costs next to nothing; DuckDB is imported when the warehouse is asked, torch never by a keep-list.
 """
@@ -18,7 +18,7 @@ __all__ = ["KeepList", "KeepListError", "MdmfError", "to_arrow", "to_pandas"]
 
 
 def to_pandas(warehouse: str, sql: str, parameters: list[Any] | None = None) -> pd.DataFrame:
-    """The result of one read-only query as a pandas frame: ``to_pandas("w.duckdb", "SELECT * FROM flagged(?)", [0.05])``."""
+    """Runs one read-only query and returns a pandas frame: ``to_pandas("w.duckdb", "SELECT * FROM flagged(?)", [0.05])``."""
     from tasks.warehouse.questions import query
     from tasks.warehouse.warehouse import Warehouse
 
@@ -26,7 +26,7 @@ def to_pandas(warehouse: str, sql: str, parameters: list[Any] | None = None) -> 
 
 
 def to_arrow(warehouse: str, sql: str, parameters: list[Any] | None = None) -> pa.Table:
-    """The result of one read-only query as an Arrow table, for polars, datasets, Ray and others."""
+    """Runs one read-only query and returns an Arrow table, for polars, datasets, Ray and others."""
     from tasks.warehouse.questions import require_question
     from tasks.warehouse.warehouse import Warehouse
 

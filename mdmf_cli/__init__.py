@@ -1,1 +1,1 @@
-"""The `mdmf` command. Thin: it parses, calls a flow or a task, and prints."""
+"""The `mdmf` command. It parses options, calls a flow or a task, and prints; it computes nothing."""

@@ -92,7 +92,7 @@ def calibrate(
     device: Device = "auto",
     storage_block: Block = None,
 ) -> None:
-    """Calibrate a bank on other real images: a further, numbered calibration of it."""
+    """Add a numbered calibration to a bank, made on real images that the bank does not hold."""
     from flows.bank import calibrate_bank
 
     with plain_errors():
@@ -132,7 +132,7 @@ def verify(
 
 @bank_app.command("list")
 def list_banks(warehouse: WarehouseOption = "warehouse.duckdb") -> None:
-    """Every bank and calibration that the registry knows."""
+    """List every bank and calibration that the registry knows."""
     from tasks.warehouse.registry_tables import bank_list
     from tasks.warehouse.warehouse import Warehouse
 
@@ -147,7 +147,7 @@ def show(
     warehouse: WarehouseOption = "warehouse.duckdb",
     calibration: Annotated[int | None, typer.Option(help="Number in the registry.")] = None,
 ) -> None:
-    """One bank: digests, slices, and what every budget really gives."""
+    """Show one bank: digests, slices, and the share of real images that every budget loses."""
     from tasks.warehouse.registry_tables import describe
     from tasks.warehouse.warehouse import Warehouse
 
@@ -169,7 +169,7 @@ def diff(
     fpr: Annotated[float, typer.Option(min=0, max=1, help="The line that images cross.")] = 0.05,
     warehouse: WarehouseOption = "warehouse.duckdb",
 ) -> None:
-    """What changed between two banks, and which images crossed the line, by domain and host."""
+    """Show what changed between two banks, and which images crossed the line, by domain and host."""
     from tasks.warehouse.registry_tables import difference
     from tasks.warehouse.warehouse import Warehouse
 
@@ -241,7 +241,7 @@ def retire(bank: Bank, warehouse: WarehouseOption = "warehouse.duckdb") -> None:
 
 
 def _change(warehouse: str, work: "Callable[[Any], BankEntry]") -> "BankEntry":
-    """What a change of the registry gives, in a warehouse that is there and has this version's schema."""
+    """Makes a change of the registry, in a warehouse that exists and has this version's schema, and returns its result."""
     from tasks.warehouse.commits import commit
     from tasks.warehouse.migrations import migrate
     from tasks.warehouse.warehouse import Warehouse

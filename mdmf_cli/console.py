@@ -1,4 +1,4 @@
-"""What the commands share: options, plain errors, tables."""
+"""The commands share these options, plain errors and tables."""
 
 import atexit
 import logging
@@ -62,7 +62,7 @@ def each_of(choices: Any) -> Callable[[list[str] | None], list[str] | None]:
 
 
 class Panel:
-    """Parts of `mdmf --help`."""
+    """The headings of `mdmf --help`."""
 
     SCORE = "Score"
     USE = "Use the results"
@@ -104,12 +104,12 @@ def _interrupted(*_: object) -> None:
 
 
 def escaped(text: str) -> str:
-    """Text in which square brackets are no markup."""
+    """Escapes square brackets, which would be taken for markup."""
     return text.replace("[", r"\[")
 
 
 def print_scored(result: Any) -> None:
-    """The accounting of a run in one line."""
+    """Prints the accounting of a run in one line."""
     console.print(
         f"{result.members} members = {result.scored} scored + {result.excluded} excluded; {result.complete} shards complete, "
         f"{result.already_complete} complete before, {result.deferred} deferred, {result.failed} failed"
@@ -121,12 +121,12 @@ def print_scored(result: Any) -> None:
 
 
 def say(text: str) -> None:
-    """One line, as it is."""
+    """Prints one line as it is, without markup and without wrapping."""
     console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def print_rows(rows: list[dict[Any, Any]], columns: list[str]) -> None:
-    """A result as a table, numbers to four places; a line for each value where the columns would fold into a few letters."""
+    """Prints rows as a table, numbers to four places; a line for each value where the columns would fold into a few letters."""
     cells = [[_cell(row[name]) for name in columns] for row in rows]
     widths = [min(_FOLDED, max(map(len, column))) for column in zip(columns, *cells, strict=True)]
     if rows and sum(widths) + 3 * len(columns) + 1 > console.width:

@@ -50,7 +50,7 @@ def curate(
     num_cpus: Cpus = 0,
     num_gpus: Gpus = 0.0,
 ) -> None:
-    """Score a collection of images: the deployment's flow, in this process. Run it again to go on where it stopped."""
+    """Score a collection of images, in this process. Run the command again to go on where it stopped."""
     from flows.curate import curate as flow
     from tasks.storage.filesystems import refuse_credentials
 
@@ -83,7 +83,7 @@ def rescore(
     device: Device = "auto",
     storage_block: Block = None,
 ) -> None:
-    """Score again with another bank or calibration, from kept signatures: no image is read, no backbone runs."""
+    """Score again with another bank or calibration, from kept signatures. No image is read."""
     from flows.rescore import rescore as flow
 
     with plain_errors():
@@ -120,7 +120,7 @@ def retry(
     num_cpus: Cpus = 0,
     num_gpus: Gpus = 0.0,
 ) -> None:
-    """Try again what got no score for these reasons: only those members are read, only their rows change."""
+    """Try images and shards again that got no score for these reasons. Only their rows change."""
     from flows.retry import retry as flow
 
     with plain_errors():
@@ -133,7 +133,7 @@ def retry(
 
 
 def reap(warehouse: WarehouseOption = "warehouse.duckdb") -> None:
-    """Mark runs whose process died as crashed, here and in Prefect. What they finished is kept."""
+    """Mark runs whose process died as crashed, in the warehouse and in Prefect. Their finished shards are kept."""
     from flows.reaper import reaper as flow
 
     with plain_errors():

@@ -1,4 +1,4 @@
-"""`mdmf demo`: the main job as a user runs it, on the bundled shards, and what it found."""
+"""The command `mdmf demo` runs the main job on the bundled shards, as a user would, and shows the result."""
 
 import csv
 import threading

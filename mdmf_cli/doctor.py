@@ -1,4 +1,4 @@
-"""`mdmf doctor`: what works here and what does not."""
+"""The command `mdmf doctor` checks what works on this machine and what does not."""
 
 import os
 import platform
@@ -113,7 +113,7 @@ def print_speed(
     storage_block: str | None,
     seconds: float = SECONDS,
 ) -> None:
-    """Measures, and prints a table with the limit and what to change.
+    """Measures every stage and prints a table, the slowest stage, and what to change.
 
     Args:
         source: whose images and whose storage; None = the samples in the working folder, from this machine's disk.

@@ -67,7 +67,7 @@ def reshard(
     workers: Annotated[int, typer.Option(min=1, help="Shards copied at a time.")] = 4,
     storage_block: Block = None,
 ) -> None:
-    """Copy what a keep-list keeps into new shards: the same bytes, all files of a sample. Run it again to go on."""
+    """Copy the images of a keep-list into new shards, byte for byte, with all files of each sample. Run it again to go on."""
     from tasks.keeplists.reshard import reshard as copy
     from tasks.warehouse.warehouse import Warehouse
 

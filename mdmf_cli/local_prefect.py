@@ -43,7 +43,7 @@ class LocalPrefect:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
-        """A `prefect` command in the background, its output in NAME.log, in a process group of its own."""
+        """Starts a `prefect` command in the background, with its output in NAME.log and a process group of its own."""
         with open(self.home / f"{name}.log", "wb") as log:
             self.started[name] = subprocess.Popen(
                 [sys.executable, "-m", "prefect", *arguments],
@@ -53,7 +53,7 @@ class LocalPrefect:
         return self.started[name]
 
     def run(self, *arguments: str) -> str:
-        """A `prefect` command to its end; its output.
+        """Runs a `prefect` command to its end and returns its output.
 
         Raises:
             MdmfError: it failed; the text says how it ended.
@@ -67,7 +67,7 @@ class LocalPrefect:
         return done.stdout
 
     def api(self, path: str, question: dict[str, Any]) -> Any:
-        """What the server answers to a JSON question."""
+        """Sends JSON to the server and returns the answer."""
         body = json.dumps(question).encode()
         request = urllib.request.Request(f"{self.ui}/api/{path}", body, {"Content-Type": "application/json"})  # noqa: S310 - our own
         with urllib.request.urlopen(request) as answer:  # noqa: S310 - as above

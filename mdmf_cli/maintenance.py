@@ -1,4 +1,4 @@
-"""`mdmf verify`, `backup`, `restore` and `migrate`: what keeps a warehouse whole."""
+"""The commands `mdmf verify`, `backup`, `restore`, `migrate` and `warehouse ...` keep a warehouse whole."""
 
 from typing import Annotated
 
@@ -125,7 +125,7 @@ def copy(
 
 @warehouse_app.command("snapshots")
 def snapshots(warehouse: WarehouseOption) -> None:
-    """List the runs that a lake can be asked as of: mdmf sql --as-of RUN."""
+    """List the runs whose state of a lake can still be queried, with mdmf sql --as-of RUN."""
     from mdmf_core.errors import WarehouseError
     from tasks.warehouse.attach import is_lake
     from tasks.warehouse.snapshots import run_snapshots

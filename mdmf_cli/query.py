@@ -1,4 +1,4 @@
-"""`mdmf sql`: questions to the warehouse, which they cannot change."""
+"""The command `mdmf sql` runs queries, which cannot change the warehouse."""
 
 from typing import Annotated, Literal
 
@@ -22,7 +22,7 @@ def sql(
         typer.Option(metavar="RUN", help="Of a lake: as this run left it, or a snapshot's number."),
     ] = None,
 ) -> None:
-    """Ask the warehouse: SELECT, COPY (SELECT ...) TO a file, EXPLAIN. Nothing in it can be changed."""
+    """Run a query: SELECT, COPY (SELECT ...) TO a file, EXPLAIN. No query can change the warehouse."""
     import duckdb
 
     from tasks.warehouse.parts_view import connect_parts

@@ -1,4 +1,4 @@
-"""`mdmf report`: the report folder, written again."""
+"""The command `mdmf report` writes the report folder again."""
 
 from typing import Annotated
 

@@ -48,7 +48,7 @@ def list_reviews(
     warehouse: WarehouseOption = "warehouse.duckdb",
     n: Annotated[int, typer.Option("--n", min=1, help="Newest ones, at most.")] = 50,
 ) -> None:
-    """The verdicts that count, newest first."""
+    """List the verdicts that count, newest first."""
     from tasks.warehouse.questions import query
     from tasks.warehouse.warehouse import Warehouse
 
@@ -64,7 +64,7 @@ def list_reviews(
 
 @review_app.command("precision")
 def precision(budget: Budget = 0.05, warehouse: WarehouseOption = "warehouse.duckdb") -> None:
-    """Of what the score flags, the share that reviewers call generated, with its 95 % interval."""
+    """Show which share of the flagged images reviewers call generated, with its 95 % interval."""
     from tasks.warehouse.questions import query
     from tasks.warehouse.warehouse import Warehouse
 

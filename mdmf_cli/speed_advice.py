@@ -1,4 +1,4 @@
-"""What to change on a machine whose slowest stage is known, in the words of options and pages."""
+"""Advice on what to change when the slowest stage is known, in the words of options and pages."""
 
 from mdmf_core.scoring.speed_advice import Limit, Rates
 
@@ -6,7 +6,7 @@ _CLOSE = 1.2  # a stage within this factor of the limit is the next one
 
 
 def changes(limit: Limit, rates: Rates) -> tuple[str, ...]:
-    """What makes the whole faster, most effective first."""
+    """Returns what would make a run faster, most effective first."""
     advice = {"read": _read, "decode": _decode, "backbone": _backbone, "score": _score, "land": _land}[limit.stage](rates)
     after, factor = limit.next
     if factor < _CLOSE:

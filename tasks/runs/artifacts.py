@@ -1,4 +1,4 @@
-"""What Prefect's own pages show of a run: its name and tags, tables, links."""
+"""This module publishes what Prefect's own pages show of a run: tables and links."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ _ROWS = 500  # of a table artifact; Prefect keeps them in its database
 
 @task(cache_policy=NO_CACHE, task_run_name="artifacts")
 def publish(totals: dict[str, Any], outcomes: list[ShardOutcome], run_id: str) -> None:
-    """The run's accounting, its shards, its exclusions by reason and a link to the report page."""
+    """Publishes the run's accounting, its shards, its exclusions by reason and a link to the report page."""
     create_markdown_artifact(
         key="curate-accounting",
         description="members = scored + excluded",

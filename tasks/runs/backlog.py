@@ -19,7 +19,7 @@ _BATCH = 20_000  # shards of a listing that are compared with the warehouse at o
 
 @dataclass
 class Tally:
-    """What was found while a source was listed."""
+    """Counts the shards that were listed, by what is left to do with them."""
 
     shards: int = 0
     already_complete: int = 0
@@ -55,7 +55,7 @@ def left_of(shards: Iterable[Shard], warehouse: Warehouse, key: WorkKey, most: i
 
 
 def still_to_do(connection: duckdb.DuckDBPyConnection, shards: list[Shard], key: WorkKey) -> tuple[list[Work], int]:
-    """The shards that are not complete under this key with the content that the listing shows now, and how many are set aside.
+    """Returns the shards that are not complete under this key with the content listed now, and counts those set aside.
 
     Set aside are those that failed for what they are: with the same bytes they would fail again, so only `retry` reads them.
     """
@@ -78,7 +78,7 @@ def still_to_do(connection: duckdb.DuckDBPyConnection, shards: list[Shard], key:
 
 
 def accounted(connection: duckdb.DuckDBPyConnection, shards: Sequence[Shard], key: WorkKey) -> dict[str, int]:
-    """How many of these shards, with just this content, are complete, deferred and failed; their members."""
+    """Counts how many of these shards, with exactly this content, are complete, deferred and failed, and their members."""
     listed = pa.table(
         {
             "url": [shard.url for shard in shards],

@@ -1,4 +1,4 @@
-"""Runs that ended without a word: their rows are closed and their owners forgotten."""
+"""Runs whose process died without closing them are found here: their rows are closed and their owners forgotten."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,14 +20,14 @@ _MESSAGE = "its process ended without a word; what it finished is kept, the next
 
 @dataclass(frozen=True)
 class Reaped:
-    """A run that died. ``source`` is None when it died before it was written down."""
+    """A run whose process died. ``source`` is None when the run died before it wrote its row."""
 
     run_id: str
     source: str | None
 
 
 def reap(warehouse: Warehouse) -> list[Reaped]:
-    """Closes the rows of dead runs as ``crashed``; the runs, until their owners are forgotten.
+    """Closes the rows of dead runs as ``crashed`` and returns these runs, again and again until their owners are forgotten.
 
     Calling it again, or twice at once, changes nothing more.
     """
@@ -48,7 +48,7 @@ def reap(warehouse: Warehouse) -> list[Reaped]:
 
 
 def _close(connection: duckdb.DuckDBPyConnection, silent: list[str]) -> list[tuple[str, str]]:
-    """Closes the rows of these runs that are still open; id and source of those."""
+    """Closes the rows of these runs that are still open and returns their ids and sources."""
     which = "state = 'running' AND run_id IN (SELECT unnest(?::UUID[]))"
     rows = connection.execute(f"SELECT run_id::VARCHAR, source FROM runs WHERE {which}", [silent]).fetchall()
     connection.execute(
@@ -58,7 +58,7 @@ def _close(connection: duckdb.DuckDBPyConnection, silent: list[str]) -> list[tup
 
 
 def forget_dead(warehouse: Warehouse, runs: list[Reaped]) -> None:
-    """Removes the owners of dead runs, once everybody who must know of them does."""
+    """Removes the owners of dead runs, once the warehouse and Prefect know that the runs are dead."""
     folder, gone = warehouse.leases, {run.run_id for run in runs}
     for owner in dead_owners(folder):
         if run_of(owner) in gone:
@@ -67,14 +67,14 @@ def forget_dead(warehouse: Warehouse, runs: list[Reaped]) -> None:
 
 @task(cache_policy=NO_CACHE, task_run_name="find dead runs")
 def reap_runs(warehouse: str) -> list[Reaped]:
-    """Closes the rows of dead runs; none when there is no warehouse yet."""
+    """Closes the rows of dead runs and returns the runs; none when there is no warehouse yet."""
     there = Warehouse.at(warehouse)
     return reap(there) if there.exists() else []
 
 
 @task(cache_policy=NO_CACHE, task_run_name="mark {run.run_id}", retries=2, retry_delay_seconds=5)
 def mark_crashed(run: Reaped) -> None:
-    """Tells Prefect, unless it knows already or never knew the run."""
+    """Tells Prefect that a run crashed, unless Prefect knows already or never knew the run."""
     with get_client(sync_client=True) as client:
         try:
             known = client.read_flow_run(UUID(run.run_id))
@@ -88,5 +88,5 @@ def mark_crashed(run: Reaped) -> None:
 
 @task(cache_policy=NO_CACHE, task_run_name="forget dead runs")
 def forget_runs(warehouse: str, runs: list[Reaped]) -> None:
-    """Removes what dead runs left, now that everybody knows."""
+    """Removes the owners that dead runs left, now that the warehouse and Prefect know that these runs are dead."""
     forget_dead(Warehouse.at(warehouse), runs)

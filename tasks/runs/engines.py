@@ -36,12 +36,12 @@ class Engine(BaseModel):
 
     @property
     def elsewhere(self) -> bool:
-        """Whether groups are scored in other processes, perhaps on other machines."""
+        """True when groups are scored in other processes, perhaps on other machines."""
         return self.name != "threads"
 
     @property
     def cores(self) -> int:
-        """Cores of one group: the backbone's threads, and the decoders beside it."""
+        """The number of cores that one group may use, for the backbone's threads and the decoders together."""
         return self.num_cpus or (1 if self.elsewhere else os.cpu_count() or 1)
 
     def take_share(self) -> None:
@@ -55,19 +55,19 @@ class Engine(BaseModel):
             APILogWorker.drain_all(timeout=5)
 
     def label(self) -> str:
-        """What a task is given, as the run's row states it where only the workers know their devices."""
+        """Says what a task is given, for the run's row when only the workers know their devices."""
         return f"{self.name}: {self.cores} cores and {self.num_gpus:g} GPUs a task"
 
 
 def absolute(reference: str) -> str:
-    """A path, or the weights in a backbone's address, as a worker with another working directory finds it; a name as it is."""
+    """Makes a path, or the weights in a backbone's address, absolute for workers in other folders; keeps a name."""
     if _SCHEME.match(reference):
         return _WEIGHTS.sub(lambda path: absolute(path[0]), reference)
     return os.path.abspath(reference) if os.path.exists(reference) else reference
 
 
 def started(engine: Engine) -> AbstractContextManager[TaskRunner[Any]]:
-    """The engine's task runner, ready for tasks; a cluster that it started ends with the block.
+    """Gives the engine's task runner, ready for tasks; a cluster that was started for it ends with the block.
 
     Raises:
         MdmfError: packages that are not installed, a cluster that does not answer or lacks what a task asks for, or options
@@ -162,7 +162,7 @@ def _answers(engine: Engine) -> Iterator[None]:
 
 
 def require(engine: Engine, gpus: float) -> None:
-    """Tasks that no worker can take would wait for ever; a cluster that runs may grow, and is warned of.
+    """Refuses tasks that no worker can take, which would wait for ever; for a running cluster, which may grow, it only warns.
 
     Raises:
         MdmfError: a cluster of this machine has fewer GPUs than a task asks for.

@@ -1,4 +1,4 @@
-"""What `curate` and `retry` have in common: a plan carried out group by group, landed, reported, closed."""
+"""A plan is carried out here, for `curate` and `retry` alike: scored group by group, landed, reported, closed."""
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -82,7 +82,7 @@ def carry_out(
 
 @contextmanager
 def _stopped_by_interrupts() -> Iterator[None]:
-    """Has the threads that score end with their batch when Ctrl-C ends the block, which otherwise would wait for a group."""
+    """Makes scoring threads stop after their batch when Ctrl-C ends the block, instead of after a whole group."""
     STOPPING.clear()
     try:
         yield
@@ -93,7 +93,7 @@ def _stopped_by_interrupts() -> Iterator[None]:
 
 @dataclass
 class Ending:
-    """What a run's row will say of it."""
+    """Collects what the run's row will say when the run ends."""
 
     run_id: str
     failures: list[str] = field(default_factory=list)
@@ -115,7 +115,7 @@ def run_closed(settings: ResolvedSettings, run_id: str) -> Iterator[Ending]:
 def _scored(
     settings: ResolvedSettings, plan: Plan, owner: str, runner: TaskRunner[Any]
 ) -> Iterator[PrefectFuture[list[ShardOutcome]]]:
-    """Each group of a plan once it is scored. Few are submitted at a time: ten thousand at once flood the server."""
+    """Gives each group of a plan once it is scored. Few are submitted at a time: ten thousand flood the server."""
     ended: SimpleQueue[PrefectFuture[list[ShardOutcome]]] = SimpleQueue()
     for group in range(plan.groups):
         if group >= _OUTSTANDING:
@@ -146,7 +146,7 @@ def _landed(
 
 
 def _broken(plan: Plan, outcomes: list[ShardOutcome]) -> list[str]:
-    """Why the run must not count as a success, though every shard has its row."""
+    """Lists why the run must not count as a success although every shard has its row."""
     errors = [outcome for outcome in outcomes if (outcome.reason or "").startswith("error:")]
     if errors:
         return [f"{len(errors)} of {plan.to_do} shards failed; first: {errors[0].url}: {errors[0].reason}"]

@@ -1,4 +1,4 @@
-"""One shard of a plan, under its lease: scored, mended, set aside, or left to the run that is at it."""
+"""One shard of a plan is worked on under its lease: scored, retried, set aside, or left to the run that holds the lease."""
 
 import time
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def score_under_lease(
     storage_block: str | None,
     progress: Callable[[int], None],
 ) -> ShardOutcome:
-    """What became of one shard. Only what concerns all shards alike, such as a full disk, is raised.
+    """Scores one shard and returns its outcome. It raises only errors that concern every shard, such as a full disk.
 
     Raises:
         MdmfError: parts cannot be written, or the like.

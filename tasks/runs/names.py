@@ -12,7 +12,7 @@ from tasks.storage.filesystems import refuse_credentials
 
 
 def short_source(source: str) -> str:
-    """The last two parts of a URL: enough to tell collections apart in a list of runs.
+    """Returns the last two parts of a URL, enough to tell collections apart in a list of runs.
 
     >>> short_source("s3://bucket/laion/{00000..00099}.tar")
     'laion/{00000..00099}.tar'
@@ -30,7 +30,7 @@ def run_name() -> str:
 
 @lru_cache(maxsize=1)
 def planned(plan_path: str, group: int) -> tuple[Work, ...]:
-    """One group of a plan, kept while its task runs: Prefect asks for the task's name just before it calls the task."""
+    """Reads one group of a plan once for its task: Prefect asks for the task's name just before it calls the task."""
     return tuple(read_plan(plan_path, group))
 
 
@@ -47,7 +47,7 @@ def landing_name() -> str:
 
 
 def _span(names: Sequence[str]) -> str:
-    """Gives first and last of some shards, and how many they are.
+    """Names the first and the last of some shards, and how many they are.
 
     >>> _span(["laion/00000.tar", "laion/00001.tar", "laion/00002.tar"])
     'laion/00000.tar .. 00002.tar (3)'
@@ -70,5 +70,5 @@ def label_run(scorer: str, bank: str, to_do: int, shards: int) -> None:
 
 
 def _tag(address: str) -> str:
-    """``default`` as it is, the last part of a path, the model of ``timm:MODEL?...``."""
+    """Shortens a reference for a tag: ``default`` stays, a path becomes its last part, ``timm:MODEL?...`` its model."""
     return os.path.basename(address.partition("?")[0].rstrip("/"))

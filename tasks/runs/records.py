@@ -1,4 +1,4 @@
-"""Runs in the warehouse: how one starts, what it finds left to do, how it ends."""
+"""The rows of runs in the warehouse: written when a run starts, closed when it ends."""
 
 import json
 import socket
@@ -26,7 +26,7 @@ def register(connection: duckdb.DuckDBPyConnection, lineage: Lineage) -> None:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """The facts of a run at its start."""
+    """What is known of a run at its start."""
 
     run_id: str
     flow: str
@@ -38,7 +38,7 @@ class RunRecord:
 
 
 def record_of(flow: str, settings: BaseModel, source: str, run_id: str, device: str) -> RunRecord:
-    """The record of a run that this process drives.
+    """Makes the record of a run that this process drives.
 
     Args:
         device: what scores its images, in words.
@@ -47,7 +47,7 @@ def record_of(flow: str, settings: BaseModel, source: str, run_id: str, device: 
 
 
 def start_run(connection: duckdb.DuckDBPyConnection, run: RunRecord, lineage: Lineage, promote: bool) -> bool:
-    """Registers scorer, bank and calibration and opens the run's row; True if they are now the promoted ones.
+    """Registers scorer, bank and calibration and opens the run's row; returns True if these three are now promoted.
 
     The first scorer and bank of a warehouse are promoted by themselves; later ones only when asked.
     """
@@ -74,7 +74,7 @@ def start_run(connection: duckdb.DuckDBPyConnection, run: RunRecord, lineage: Li
 def finish_run(
     connection: duckdb.DuckDBPyConnection, run_id: str, state: str, message: str | None, costs: dict[str, Any] | None = None
 ) -> None:
-    """Closes the run's row.
+    """Closes the row of a run with its state and its costs.
 
     Args:
         costs: of its stages, as ``StageCosts.record`` has them.

@@ -20,7 +20,7 @@ from tasks.warehouse.warehouse import Warehouse
 
 
 class RescoreSettings(BaseModel):
-    """What is scored again."""
+    """The settings of a rescore run: which signatures are scored with which bank."""
 
     warehouse: str
     bank: str
@@ -40,7 +40,7 @@ class RescoreSettings(BaseModel):
 
 
 class Rescored(BaseModel):
-    """What a rescore run did."""
+    """The result of a rescore run, in counts."""
 
     shards: int
     images: int

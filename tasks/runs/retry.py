@@ -1,4 +1,4 @@
-"""What is tried again, by the class of the reason for which it got no score."""
+"""Members and shards that got no score are chosen here for another try, by their reason."""
 
 import os
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ PASSING = tuple(str(reason) for reason in ExclusionReason if reason.passes)
 
 @dataclass(frozen=True)
 class Waiting:
-    """A shard with something to try again."""
+    """A shard that has members to try again, or is to be tried again as a whole."""
 
     url: str
     fingerprint: str
@@ -31,7 +31,7 @@ class Waiting:
 
 
 def require_retryable(reasons: tuple[str, ...], force: bool) -> None:
-    """Refuses what another try cannot change.
+    """Refuses reasons that another try cannot change.
 
     Raises:
         MdmfError: an unknown reason; one that is permanent without ``force``; one that is never retried.
@@ -51,7 +51,7 @@ def require_retryable(reasons: tuple[str, ...], force: bool) -> None:
 
 
 def waiting_for_retry(connection: duckdb.DuckDBPyConnection, key: WorkKey, reasons: tuple[str, ...]) -> list[Waiting]:
-    """The shards under this key that have members or a state of these reasons, in the order of their URLs.
+    """Returns the shards under this key that have members excluded, or a state, for these reasons, ordered by URL.
 
     Of a URL that has both, rows and a deferral of later content, the deferral.
     """
@@ -69,7 +69,7 @@ def waiting_for_retry(connection: duckdb.DuckDBPyConnection, key: WorkKey, reaso
 
 
 def cuts(connection: duckdb.DuckDBPyConnection) -> list[int]:
-    """Into how many images per slice runs have cut folders here, the newest run's first."""
+    """Returns the images per slice that earlier runs cut folders into, the newest run's first."""
     rows = connection.execute(
         "SELECT (parameters->>'images_per_slice')::INT AS cut FROM runs WHERE flow = 'curate' GROUP BY cut "
         "HAVING cut IS NOT NULL ORDER BY max(started_at) DESC"
@@ -80,7 +80,7 @@ def cuts(connection: duckdb.DuckDBPyConnection) -> list[int]:
 def work_again(
     waiting: list[Waiting], reasons: tuple[str, ...], cut_sizes: list[int], storage_block: str | None
 ) -> tuple[list[Work], list[str]]:
-    """The work that the shards need now, and a line for each that the store does not list any more.
+    """Returns the work that the shards need now, and a line for each shard that the store does not list any more.
 
     A shard whose content changed meanwhile is scored whole.
     """
@@ -104,7 +104,7 @@ def work_again(
 
 
 def _place(waiting: Waiting) -> tuple[str, bool]:
-    """(the folder that is listed to find it, whether it is a slice of it)."""
+    """Returns the folder in which the shard is listed, and whether the shard is a slice of that folder."""
     folder, number = slice_of(waiting.url)
     return (folder, True) if number else (os.path.dirname(waiting.url), False)
 
@@ -112,7 +112,7 @@ def _place(waiting: Waiting) -> tuple[str, bool]:
 def _found(
     folder: str, sliced: bool, urls: Iterable[str], cut_sizes: list[int], storage_block: str | None
 ) -> dict[str, list[Shard]]:
-    """What is there now, by URL; of a folder as every cut has it, since its URL does not tell how it was cut."""
+    """Lists what is there now, by URL; a folder is listed in every cut, since its URL does not say how it was cut."""
     if sliced:
         shards = [shard for cut in cut_sizes for shard in listed([folder], cut, storage_block)]
     else:

@@ -17,7 +17,7 @@ _ENGINE = {"engine_address": "address", "num_cpus": "num_cpus", "num_gpus": "num
 
 
 class Resources(BaseModel):
-    """What a run may take of its machines. Nothing here changes a score."""
+    """What a run may use of its machines. Nothing here changes a score."""
 
     device: str = "auto"  # auto, cpu, cuda or cuda:N
     compile: bool = False  # the backbone, by torch
@@ -28,7 +28,7 @@ class Resources(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _engine_of_flat_parameters(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """Flows take the engine's options one by one, as Prefect's forms and stored runs name them."""
+        """Gathers the engine's options, which flows take one by one since Prefect's forms and stored runs name them so."""
         if not isinstance(given.get("engine"), str):
             return given
         options = {option: given[name] for name, option in _ENGINE.items() if name in given}
@@ -36,7 +36,7 @@ class Resources(BaseModel):
 
 
 class CurateSettings(Resources):
-    """What a run scores and where its rows go, as it was asked for. A flow makes it of its own parameters, ``locals()``."""
+    """The settings of a run as the user gave them. A flow makes them from its own parameters, ``locals()``."""
 
     source: str
     warehouse: str
@@ -55,7 +55,7 @@ class CurateSettings(Resources):
         return Warehouse.at(self.warehouse)
 
     def resolved(self) -> "ResolvedSettings":
-        """These settings with the directories that names and aliases of banks mean now, and the work key that follows.
+        """Returns these settings with the directories that names and aliases of banks mean now, and with the work key.
 
         A promotion halfway through the run changes nothing. For workers on other machines, paths are absolute.
 
@@ -73,17 +73,17 @@ class CurateSettings(Resources):
 
 
 class ResolvedSettings(CurateSettings):
-    """Settings of which every reference is looked up. Only ``setup`` loads a network, in a process that scores or draws."""
+    """Settings whose references are resolved. Only ``setup`` loads a network, where images are scored or maps drawn."""
 
     key: WorkKey
 
     @property
     def lineage(self) -> Lineage:
-        """Scorer, bank and calibration without a network, as the registry enters them."""
+        """Loads scorer card, bank and calibration without building a network."""
         return load_lineage(self.scorer, self.bank, self.calibration, self.storage_block)
 
     def setup(self) -> ScoringSetup:
-        """The scorer on its device with bank and calibration.
+        """Loads the scorer on its device, with bank and calibration.
 
         Raises:
             ArtifactError: weights that are not those of the key; both digests are named.
@@ -99,7 +99,7 @@ class ResolvedSettings(CurateSettings):
         return setup
 
     def scored_on(self) -> str:
-        """What the run's row says of its device: what this process found, or what tasks of an engine are given.
+        """Says for the run's row which device scores: the one of this process, or what tasks of an engine are given.
 
         Where this process scores, the scorer is loaded for it, so that one that cannot be used leaves no row.
         """

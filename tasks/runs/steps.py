@@ -1,4 +1,4 @@
-"""The steps of the flows as Prefect tasks: paths, numbers and small records in and out."""
+"""The Prefect tasks of curate and retry. They take and return paths, numbers and small records."""
 
 import os
 import socket
@@ -33,7 +33,7 @@ from tasks.warehouse.migrations import migrate
 
 
 class Plan(BaseModel):
-    """Where a run's plan lies and what is in it."""
+    """The path of a run's plan, and how much it holds."""
 
     path: str
     groups: int
@@ -85,7 +85,7 @@ def opened(settings: ResolvedSettings, flow: str, run_id: str, work: Iterable[Wo
 
 
 def _may_pass(_: object, __: object, state: State[object]) -> bool:
-    """Whether a task is worth another try: not after an hour of waiting for the warehouse, nor when the run is interrupted."""
+    """Tells whether a task is worth another try: not after an hour of waiting for the warehouse, nor in an interrupted run."""
     return not isinstance(state.result(raise_on_failure=False), WarehouseHeld | Interrupted)
 
 

@@ -12,7 +12,7 @@ from tasks.runs.fan_out.portions import PortionResult
 
 @task(cache_policy=NO_CACHE, task_run_name="artifacts")
 def publish_corpus(totals: dict[str, Any], portions: list[PortionResult]) -> None:
-    """The accounting over all child runs, and what became of each portion; those given up first."""
+    """Publishes the accounting of all child runs together and the state of each portion, portions that were given up first."""
     create_markdown_artifact(
         key="corpus-accounting",
         description="members = scored + excluded",

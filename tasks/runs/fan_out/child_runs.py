@@ -1,4 +1,4 @@
-"""Child runs at the Prefect server: started once under a key, read many at a time, declared dead."""
+"""Child runs are started at the Prefect server, once for each key, read many at a time, and declared dead."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class ChildRuns:
-    """The child runs of one plan."""
+    """Starts and reads the child runs of one plan."""
 
     plan_id: str
     deployment: str  # FLOW/DEPLOYMENT
@@ -34,7 +34,7 @@ class ChildRuns:
     parameters: dict[str, Any]  # of every child, beside its portion
 
     def key(self, portion: int, attempt: int) -> str:
-        """Under which the server starts one run, however often it is asked and by whomever."""
+        """The idempotency key of one attempt: the server starts one run for it, however often and by whomever it is asked."""
         return digest_of({"plan": self.plan_id, "portion": portion, "attempt": attempt})
 
     def start(self, portion: int, attempt: int) -> None:
@@ -49,7 +49,7 @@ class ChildRuns:
         )  # fmt: skip
 
     def read(self, attempts: Sequence[tuple[int, int]]) -> dict[tuple[int, int], FlowRun]:
-        """The runs of these attempts (portion, number), one request for two hundred; those never started are left out."""
+        """Returns the runs of these attempts (portion, number), two hundred a request; leaves out attempts never started."""
         keys = {self.key(*attempt): attempt for attempt in attempts}
         found = {}
         for some in batched(keys, _PAGE):
@@ -59,7 +59,7 @@ class ChildRuns:
         return found
 
     def newest(self, portions: Sequence[int]) -> dict[int, tuple[int, FlowRun]]:
-        """The last attempt that was started at each of these portions, by whatever parent."""
+        """Returns the number of the last attempt that any parent started at each of these portions."""
         last: dict[int, tuple[int, FlowRun]] = {}
         first, asked = 1, list(portions)
         while asked:
@@ -71,7 +71,7 @@ class ChildRuns:
         return last
 
     def declare_dead(self, run: FlowRun, why: str) -> None:
-        """The server's word that a run is over. If it is alive after all, it may not begin, and its leases are its own."""
+        """Marks a run as crashed at the server. If it is alive after all, it may not begin, and keeps its leases."""
         with get_client(sync_client=True) as client:
             _patiently(lambda: client.set_flow_run_state(run.id, Crashed(message=why), force=True))
 
@@ -93,7 +93,7 @@ def _read(chosen: FlowRunFilter) -> list[FlowRun]:
 
 
 def _patiently(ask: Callable[[], Answer]) -> Answer:
-    """An answer of the server, which may be away for a while: restarted, upgraded, overloaded."""
+    """Asks the server, which may be away for a while (restarted, upgraded, overloaded), and waits for its answer."""
     tries = Retrying(
         retry=retry_if_exception(_may_pass), stop=stop_after_delay(_OUTAGE), wait=wait_random_exponential(max=15), reraise=True
     )

@@ -1,4 +1,4 @@
-"""Following child runs: so many at once and no more, another attempt for those that die, and what became of each portion."""
+"""Child runs are followed to their end: a bounded number at once, and another attempt for each that dies."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ from tasks.runs.fan_out.portions import result_of
 
 @dataclass(frozen=True)
 class Patience:
-    """Seconds."""
+    """How long the parent waits for its child runs before it acts, in seconds."""
 
     poll: float = 2.0  # between two looks at all open runs
     pending: float = 1800.0  # for a worker that took a run and did not begin it
@@ -24,7 +24,7 @@ class Patience:
 
 @dataclass(frozen=True)
 class Ended:
-    """A portion with which this parent is through."""
+    """A portion that is done or given up."""
 
     portion: int
     failure: str | None  # None = it is done
@@ -32,7 +32,7 @@ class Ended:
 
 @dataclass
 class _Open:
-    """A portion whose run has not ended, and since when it is in its state."""
+    """A portion whose run has not ended, and since when the run has been in its state."""
 
     attempt: int
     tries: int = 1  # attempts of this parent
@@ -42,7 +42,7 @@ class _Open:
     missed: int = 0  # looks that found it dead
 
     def note(self, state: State) -> float:
-        """Seconds for which the run has been in this state."""
+        """Notes the run's state and returns for how many seconds the run has been in it."""
         now = time.monotonic()
         if self.state != state.id:
             self.state, self.since, self.looked, self.missed = state.id, now, now, 0
@@ -64,7 +64,7 @@ class Follower:
     patience: Patience = Patience()
 
     def follow(self, portions: Iterable[int]) -> Iterator[Ended]:
-        """Each portion once it is done or given up; runs that an earlier parent started are found and not started again."""
+        """Gives each portion once it is done or given up; a run that an earlier parent started is not started again."""
         waiting, still = iter(portions), dict[int, _Open]()
         while True:
             still |= self._opened(list(islice(waiting, self.runs_at_once - len(still))))
@@ -82,7 +82,7 @@ class Follower:
                 time.sleep(self.patience.poll)
 
     def _opened(self, portions: list[int]) -> dict[int, _Open]:
-        """Starts a run for each, unless one that has not ended is there."""
+        """Starts a run for each portion, unless a run for the portion has not ended yet."""
         found, fresh = self.children.newest(portions) if portions else {}, {}
         for portion in portions:
             attempt, run = found.get(portion, (0, None))
@@ -128,7 +128,7 @@ class Follower:
         return (run.state and run.state.message) or "it left no result"
 
     def _dead(self, run: FlowRun, state: State, child: _Open, seconds: float) -> str | None:
-        """Why a run that has not ended never will; None = it may."""
+        """Returns why a run that has not ended never will; None = the run may still end by itself."""
         if state.is_pending() and seconds > self.patience.pending:
             return f"a worker took it and did not begin it for {seconds:.0f} s"
         now = time.monotonic()

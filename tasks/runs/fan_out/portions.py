@@ -19,7 +19,7 @@ _RESULT = re.compile(r"\.(\d+)\.json$")
 
 
 class CorpusPlan(BaseModel):
-    """A plan that is whole. What is counted is of the listing from which it was made."""
+    """A plan that is written completely, with the counts of the listing from which it was made."""
 
     plan_id: str
     source: str
@@ -33,7 +33,7 @@ class CorpusPlan(BaseModel):
 
 
 class PortionResult(BaseModel):
-    """What one child run made of a portion; a later attempt's takes its place."""
+    """What one child run made of a portion; the result of a later attempt replaces it."""
 
     portion: int
     run_id: str
@@ -49,33 +49,33 @@ class PortionResult(BaseModel):
 
 
 def corpus_folder(parts: str) -> str:
-    """Where the corpus plans of a warehouse lie."""
+    """Returns the folder of a warehouse's corpus plans."""
     return os.path.join(parts, "plans", "corpus")
 
 
 def plan_path(folder: str, plan_id: str) -> str:
-    """Where a plan lies, in a folder of such plans."""
+    """Returns the path of a plan in a folder of corpus plans."""
     return os.path.join(folder, f"{plan_id}.parquet")
 
 
 def work_of(source: str, key: WorkKey, images_per_slice: int, max_shards: int | None) -> str:
-    """The name under which plans are the same work: source, scorer, bank, calibration, and what makes a shard."""
+    """Names the work of a plan by source, scorer, bank, calibration and what makes a shard; equal names mean equal work."""
     return str(short_id(digest_of({"source": source, "key": key.ids, "slice": images_per_slice, "most": max_shards})))
 
 
 def unfinished_plan(folder: str, work: str) -> CorpusPlan | None:
-    """The plan of this work that some parent left, if it is still there."""
+    """Returns the plan that an earlier parent left for this work, if it is still there."""
     text = store_of(folder).read(_state_path(folder, work))
     return None if text is None else CorpusPlan.model_validate_json(text)
 
 
 def keep_plan(folder: str, work: str, plan: CorpusPlan) -> None:
-    """From here on, whoever does this work goes on with this plan."""
+    """Records the plan of this work, so that whoever does the work from now on goes on with it."""
     _write(_state_path(folder, work), plan.model_dump_json())
 
 
 def drop_plan(folder: str, work: str, plan: CorpusPlan) -> None:
-    """The plan is finished: its name goes first, so that a kill halfway leaves nothing to go on with."""
+    """Removes a finished plan, its record first, so that a kill halfway leaves nothing to go on with."""
     remove(_state_path(folder, work))
     for entry in store_of(folder).entries(folder, f"{plan.plan_id}."):
         remove(entry.path)
@@ -87,13 +87,13 @@ def keep_result(plan: str, result: PortionResult) -> None:
 
 
 def result_of(plan: str, portion: int) -> PortionResult | None:
-    """What a child made of a portion; None while none has ended."""
+    """Returns what a child made of a portion; None while no child has ended."""
     text = store_of(plan).read(_result_path(plan, portion))
     return None if text is None else PortionResult.model_validate_json(text)
 
 
 def results(plan: str) -> dict[int, PortionResult]:
-    """What has become of the portions so far, from one listing."""
+    """Returns the results of all portions that have one, from one listing."""
     folder, name = os.path.split(plan.removesuffix("parquet"))
     numbers = [int(match[1]) for entry in store_of(folder).entries(folder, name) if (match := _RESULT.search(entry.path))]
     found = {number: result_of(plan, number) for number in numbers}
@@ -101,7 +101,7 @@ def results(plan: str) -> dict[int, PortionResult]:
 
 
 def totals(found: Iterable[PortionResult]) -> dict[str, Any]:
-    """The counts of some portions, added up."""
+    """Adds up the counts of some portions."""
     names = ("complete", "deferred", "failed", "elsewhere", "members", "scored", "excluded", "wasted_seconds")
     rows = list(found)
     return {name: sum(getattr(row, name) for row in rows) for name in names}

@@ -1,4 +1,4 @@
-"""The steps of a corpus's parent and of its children as Prefect tasks."""
+"""The Prefect tasks of a corpus run: those of the parent and those of its children."""
 
 import uuid
 from typing import Any
@@ -31,12 +31,12 @@ from tasks.warehouse.migrations import migrate
 
 
 def corpus_work(settings: ResolvedSettings) -> str:
-    """The name of the work of which one parent at a time has the lease."""
+    """Returns the name of the work, on which one parent at a time has the lease."""
     return work_of(settings.source, settings.key, settings.images_per_slice, settings.max_shards)
 
 
 def of_every_child(settings: ResolvedSettings, plan: CorpusPlan) -> dict[str, Any]:
-    """What all children are passed: the path of the plan, and the parent's settings but the promotion, which it has made."""
+    """Returns the parameters of every child: the plan's path and the parent's settings without the promotion."""
     asked = settings.model_copy(update={"promote": False}).model_dump(mode="json", exclude={"key"})
     return {"plan": plan.path, "settings": asked}
 
@@ -50,7 +50,7 @@ def require_alone(leases: str, work: str, name: str) -> None:
 
 @task(cache_policy=NO_CACHE, task_run_name="plan {settings.source}")
 def plan_corpus(settings: ResolvedSettings, work: str, shards_per_run: int, resume: bool) -> tuple[CorpusPlan, bool]:
-    """The plan of an earlier parent that did not end, or a new one; and whether it is an earlier one's."""
+    """Returns the plan of an earlier parent that did not end, or a new plan, and whether it is the earlier one."""
     folder = corpus_folder(settings.where.parts)
     left = unfinished_plan(folder, work)
     if left is not None and resume:
@@ -86,7 +86,7 @@ def open_corpus(settings: ResolvedSettings, run_id: str) -> bool:
 
 @task(cache_policy=NO_CACHE, task_run_name="plan portion {portion}")
 def plan_portion(settings: ResolvedSettings, plan: str, portion: int, run_id: str) -> Plan:
-    """The plan of a child: what is left to do by now of its portion."""
+    """Writes the plan of a child: the shards of its portion that are still left to do."""
     if not exists(plan):
         raise MdmfError(f"{plan} is not there: the corpus was finished or planned anew since; there is nothing to do")
     device, tally = settings.scored_on(), Tally()
@@ -109,7 +109,7 @@ def keep_portion(
 
 
 def portion_result(settings: ResolvedSettings, plan: str, ended: Ended) -> PortionResult:
-    """What became of a portion with which its parent is through: counted here where no child did."""
+    """Returns the result of a finished portion; it is counted here when no child has left one."""
     result = result_of(plan, ended.portion)
     return _counted(settings, plan, ended.portion, "", 0, [ended.failure or ""]) if result is None else result
 
@@ -127,5 +127,5 @@ def _counted(
 
 @task(cache_policy=NO_CACHE, task_run_name="close plan")
 def close_corpus(settings: ResolvedSettings, work: str, plan: CorpusPlan) -> None:
-    """Every portion is done or given up: the next run plans anew."""
+    """Removes the plan once every portion is done or given up, so that the next run plans anew."""
     drop_plan(corpus_folder(settings.where.parts), work, plan)
