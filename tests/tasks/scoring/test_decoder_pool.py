@@ -195,6 +195,7 @@ def test_nothing_but_the_root_of_the_project_is_on_a_decoders_path(monkeypatch):
 def test_children_have_no_secrets_and_do_not_print(monkeypatch, capfd, caplog):
     for name in ("AWS_SECRET_ACCESS_KEY", "PREFECT_API_KEY", "HF_TOKEN"):
         monkeypatch.setenv(name, "secret")
+    monkeypatch.setattr(logging.root, "handlers", [caplog.handler])  # without the console of an earlier test's server
     caplog.set_level(logging.DEBUG, "tasks.scoring.decoder_pipe")
     with DecodePool(1, LIMITS, ARGV) as pool:
         pool.decode(encoded(1), PLAN)
