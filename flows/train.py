@@ -19,14 +19,12 @@ from tasks.training.scorer_directory import Trained
 def train_pfs(
     source: str,
     out: str,
-    backbone: str = "forensic",
-    objectives: tuple[Objective, ...] = ("none", "closed-form", "mmd-d", "mmd-mp", "bce"),
-    statistics: tuple[StatisticName, ...] = ("mmd2", "cross", "top-k", "fusion"),
+    backbone: str = "clip-b16",
+    objectives: tuple[Objective, ...] = ("mmd-d",),
+    statistics: tuple[StatisticName, ...] = ("cross",),
     seeds: Annotated[int, Field(ge=1)] = 3,
     folds: Annotated[int, Field(ge=3)] = 3,
-    variants: Annotated[int, Field(ge=1)] = 4,
-    regenerated_variants: Annotated[int, Field(ge=0)] = 2,
-    regenerator_steps: Annotated[int, Field(ge=1)] = 400,
+    views: Annotated[int, Field(ge=1)] = 2,
     steps_per_arm: Annotated[int, Field(ge=1)] = 300,
     points: Annotated[int, Field(ge=2)] = 1000,
     top_k: Annotated[int, Field(ge=1)] = 8,
@@ -46,18 +44,16 @@ def train_pfs(
     Args:
         source: manifest (.csv, .parquet) or folder of labelled images; see `mdmf train --help`.
         out: directory to write; must not exist. Local or s3://.
-        backbone: `forensic`, `timm:MODEL?...`, or a preset such as `mdmf-dinov2-l14?weights=FILE`.
-        objectives: arms to compare. none = raw tokens; closed-form = one-sided discriminant; the others train by gradient.
-        statistics: image statistics to compare.
-        seeds: of every arm that has a random part.
+        backbone: `clip-b16`, `forensic`, `timm:MODEL?...`, or a preset such as `mdmf-dinov2-l14?weights=FILE`.
+        objectives: arms to compare. mmd-d, mmd-mp and bce train a signature from a random start; none = raw tokens, slow.
+        statistics: image statistics to compare; cross is the mean density of an image's patches in the bank.
+        seeds: signatures that are trained, from one seed each, and joined.
         folds: parts that the groups are dealt to; a manifest's column `fold` overrides.
-        variants: random histories of every image.
-        regenerated_variants: regenerated versions of every real image; 0 = none.
-        regenerator_steps: training steps of each regenerating network.
-        steps_per_arm: gradient steps at most.
+        views: random crawls of every image that signatures are trained on.
+        steps_per_arm: gradient steps of every signature.
         points: of the bank's coreset.
         top_k: patches in the top-k term.
-        seed: of folds, histories and training.
+        seed: of folds and training.
         max_per_group: images used of every generator and real source; None = all.
         accept_split_formats: go on when no file format occurs in both classes.
         cache: folder for tokens; safe to delete.
@@ -67,12 +63,10 @@ def train_pfs(
     """
     settings = TrainSettings(
         source=source, out=out, backbone=backbone, objectives=objectives, statistics=statistics, seeds=seeds, folds=folds,
-        variants=variants, regenerated_variants=regenerated_variants, regenerator_steps=regenerator_steps, steps=steps_per_arm,
-        points=points, top_k=top_k, seed=seed, max_per_group=max_per_group, accept_split_formats=accept_split_formats,
-        cache=cache, device=device, storage_block=storage_block,
+        views=views, steps=steps_per_arm, points=points, top_k=top_k, seed=seed, max_per_group=max_per_group,
+        accept_split_formats=accept_split_formats, cache=cache, device=device, storage_block=storage_block,
     )  # fmt: skip
     plan = steps.plan(settings)
-    steps.regenerators(settings, plan.listing)
     progress = cast(uuid.UUID, create_progress_artifact(progress=0.0, key="train-tokens", description=source))
     logger = get_run_logger()
     futures = [steps.extract.submit(settings, plan.listing, chunk) for chunk in range(plan.chunks)]
@@ -83,7 +77,7 @@ def train_pfs(
     trained = steps.fit(settings, plan.listing)
     create_markdown_artifact(
         key="train-held-out",
-        description="generators and real sources that the model never saw, both classes at JPEG 90",
+        description="generators and real sources that the model never saw, both classes under the neutral protocol",
         markdown=f"Scorer `{trained.directory}`: {trained.objective}, {trained.statistic}\n\n{trained.table}",
     )
     return trained

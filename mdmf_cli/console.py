@@ -24,7 +24,10 @@ _FOLDED = 16  # characters of a column below which its cells are not folded
 
 WarehouseOption = Annotated[str, typer.Option(help="The DuckDB file that holds the results, or a lake: ducklake:...")]
 ScorerOption = Annotated[
-    str, typer.Option(help="default, a scorer directory, clip-b16, or timm:MODEL?weights=FILE.safetensors")
+    str,
+    typer.Option(
+        help="default, forensic (needs no weights), a scorer directory, clip-b16, or timm:MODEL?weights=FILE.safetensors"
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 Block = Annotated[str | None, typer.Option(help="Prefect Secret block with fsspec options, in place of the AWS variables.")]

@@ -8,7 +8,7 @@ from mdmf_cli.console import Block, Device, ScorerOption, WeightsOption, console
 from mdmf_core.choices import Objective, Part, StatisticName
 
 LABELLED = (
-    "A .csv or .parquet manifest (columns label, group, url; optionally fold, domain), or a folder: real/<source>/ and "
+    "A .csv or .parquet manifest (columns label, group, url; optionally fold, domain, pair), or a folder: real/<source>/ and "
     "generated/<generator>/, ForenSynths (<generator>/0_real|1_fake) or GenImage (<generator>/val/nature|ai). Local or s3://"
 )
 Groups = Annotated[int | None, typer.Option(min=1, help="Images used of every generator and real source.")]
@@ -19,27 +19,26 @@ def train(
     source: Annotated[str, typer.Argument(help=LABELLED)],
     out: Annotated[str, typer.Option(help="Scorer directory to write; must not exist.")],
     backbone: Annotated[
-        str, typer.Option(help="forensic, timm:MODEL?weights=FILE&blocks=1&pool=32, or mdmf-dinov2-l14?weights=FILE")
-    ] = "forensic",
+        str, typer.Option(help="clip-b16, forensic, timm:MODEL?weights=FILE&blocks=1&pool=32, or mdmf-dinov2-l14?weights=FILE")
+    ] = "clip-b16",
     objective: Annotated[
         list[str] | None,
         typer.Option(
             callback=each_of(Objective),
-            help=f"Way to train the signature: {', '.join(get_args(Objective))}. May be given again; all by default.",
+            help=f"Way to train the signature: {', '.join(get_args(Objective))}. May be given again; mmd-d by default.",
         ),
     ] = None,
     statistic: Annotated[
         list[str] | None,
         typer.Option(
             callback=each_of(StatisticName),
-            help=f"Statistic that scores an image: {', '.join(get_args(StatisticName))}. May be given again; all by default.",
+            help=f"Statistic that scores an image: {', '.join(get_args(StatisticName))}. May be given again; cross by default.",
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds of every arm with a random part.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Signatures, trained from one seed each, that are joined.")] = 3,
     folds: Annotated[int, typer.Option(min=3, help="Parts that whole generators and whole real sources are dealt to.")] = 3,
-    variants: Annotated[int, typer.Option(min=1, help="Random histories of every image.")] = 4,
-    regenerated_variants: Annotated[int, typer.Option(min=0, help="Regenerated versions of every real image; 0 = none.")] = 2,
-    steps: Annotated[int, typer.Option(min=1, help="Gradient steps of an arm at most.")] = 300,
+    views: Annotated[int, typer.Option(min=1, help="Random crawls of every image that signatures are trained on.")] = 2,
+    steps: Annotated[int, typer.Option(min=1, help="Gradient steps of every signature.")] = 300,
     points: Annotated[int, typer.Option(min=2, help="Points of the bank's coreset.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of folds, histories and training.")] = 2605,
     max_per_group: Groups = None,
@@ -59,15 +58,14 @@ def train(
         chosen["statistics"] = tuple(statistic)
     with plain_errors():
         trained = train_pfs(
-            source=source, out=out, backbone=backbone, seeds=seeds, folds=folds, variants=variants,
-            regenerated_variants=regenerated_variants, steps_per_arm=steps, points=points, seed=seed,
-            max_per_group=max_per_group, accept_split_formats=accept_split_formats, cache=cache, device=device,
-            storage_block=storage_block, **chosen,
+            source=source, out=out, backbone=backbone, seeds=seeds, folds=folds, views=views, steps_per_arm=steps,
+            points=points, seed=seed, max_per_group=max_per_group, accept_split_formats=accept_split_formats, cache=cache,
+            device=device, storage_block=storage_block, **chosen,
         )  # fmt: skip
     typer.echo(trained.table)
     console.print(
         f"{trained.directory}: {trained.objective} with {trained.statistic}; generators and real sources that it never "
-        f"saw, both classes at JPEG 90: AUROC {trained.auroc_mean:.3f} in the mean over generators, "
+        f"saw, under the neutral protocol: AUROC {trained.auroc_mean:.3f} in the mean over generators, "
         f"{trained.auroc_pooled:.3f} pooled; "
         f"{trained.images} images, {trained.excluded} left out",
         highlight=False, soft_wrap=True,

@@ -8,8 +8,8 @@ EngineName = Literal["threads", "ray", "dask"]
 Compression = Literal["herding", "nystrom", "thinning"]
 Condition = Literal["quality", "size", "resized"]
 # What a training compares: how a signature is made, and which statistic of it scores an image.
-Objective = Literal["none", "closed-form", "mmd-d", "mmd-mp", "bce"]
-StatisticName = Literal["mmd2", "cross", "top-k", "fusion"]
+Objective = Literal["none", "mmd-d", "mmd-mp", "bce"]
+StatisticName = Literal["mmd2", "cross", "top-k"]
 # Which half of GenImage is evaluated.
 Part = Literal["train", "val"]
 # Which images a keep-list holds, whether it takes in the unsure ones, its files, and whose ids DataComp's list holds.

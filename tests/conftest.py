@@ -9,6 +9,8 @@ from pathlib import Path
 # Before Prefect is imported: tests touch no user profile, send nothing, and start no server unless they ask for one.
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
+# The default scorer passes a large network for every crop; what most tests are about shows in the small one as well.
+os.environ["MDMF_SCORER"] = "forensic"
 
 import pytest
 import s3fs

@@ -23,7 +23,7 @@ TEST = {
     "sr_realesrgan_x4plus",
     "sr_esrgan_medium_x4",
 }
-FOLDS = {  # the two folds that are trained on, and chosen on, when TEST (fold 0) is reported
+FOLDS = {  # the two folds that are trained on when TEST (fold 0) is reported
     "imagenet_sample": 1, "horses_cyclegan_pair": 1, "stylegan_faces_512": 1, "sd1_extile_512": 1,
     "bsds500": 2, "clothing_phone": 2, "sd3_faker_portraits": 2, "sd1_bento_384": 2, "sdxl_fooocus": 2,
 }  # fmt: skip
@@ -37,10 +37,11 @@ def main(data: Path, backbone: str) -> None:
         writer = csv.writer(file)
         writer.writerow(["label", "group", "url", "fold", "domain"])
         for row in csv.DictReader(source):
-            swapped = row["set"] in TEST
-            where = (data / row["file"]).resolve()
-            writer.writerow([row["label"], row["set"], where, FOLDS.get(row["set"], 0), "swapped" if swapped else "trained"])
-    train_pfs(str(work / "manifest.csv"), str(work / "scorer"), backbone, regenerator_steps=400, seeds=1, top_k=16)
+            fold = 0 if row["set"] in TEST else FOLDS.get(row["set"])
+            if fold is not None:
+                where = (data / row["file"]).resolve()
+                writer.writerow([row["label"], row["set"], where, fold, "trained" if fold else "swapped"])
+    train_pfs(str(work / "manifest.csv"), str(work / "scorer"), backbone, views=1)
     tables = json.loads((work / "scorer" / "scorer.json").read_text())["training"]["held_out"]["tables"]
     for name, figures in tables.items():
         row = next(figure for figure in figures if figure["name"] == "within domain swapped")
@@ -50,4 +51,4 @@ def main(data: Path, backbone: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "forensic")
+    main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "clip-b16")

@@ -22,7 +22,7 @@ _PATCHES = 64  # kept of each bank image, on an even stride; neighbours in an im
 _MEDIAN_PATCHES = 2000  # that the bandwidth is taken from, where the scorer has none of its own
 LEAST = 2  # images a slice, for the bank and for its calibration
 # Calibration images a slice, where there are several: the largest p-value counts, so a tiny slice would excuse every image.
-_LEAST_OF_SEVERAL = 20
+LEAST_OF_SEVERAL = 20
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def calibrate(scorer: SliceScorer, bank: Bank, images: Sequence[RealImage]) -> C
         if name not in by_slice and domain_of(name) not in {domain_of(domain) for domain in known}:
             raise ArtifactError(f"{image.member.key!r} is of domain {domain_of(name)!r}; bank {bank.name!r} has {known}")
         by_slice.get(name, []).append(image)  # a band that the bank has not seen cannot be calibrated
-    least = LEAST if len(known) == 1 else _LEAST_OF_SEVERAL
+    least = LEAST if len(known) == 1 else LEAST_OF_SEVERAL
     require_slices({name: len(own) for name, own in by_slice.items()}, least, "calibration")
     return Calibration(
         scorer.scorer_id,

@@ -91,5 +91,5 @@ class TimmAddress:
 
 
 def is_backbone(reference: str) -> bool:
-    """Whether a reference is an address of a backbone rather than a scorer's name or directory."""
-    return reference == "forensic" or reference.startswith("timm:") or reference.partition("?")[0] in PRESETS
+    """Whether a reference is an address of a backbone rather than a scorer's name or directory; ``forensic`` names a scorer."""
+    return reference.startswith("timm:") or reference.partition("?")[0] in PRESETS

@@ -73,16 +73,7 @@ class TimmBackbone(nn.Module):
         self.register_buffer("std", torch.tensor(cfg["std"]).view(1, 3, 1, 1))
 
     def forward(self, crops: UInt8[Tensor, "n 3 size size"]) -> Float[Tensor, "n k d"]:
-        # Blocks after the last one that is asked for are not run.
-        maps = self.model.forward_intermediates(  # type: ignore[operator]
-            self._normalised(crops),
-            indices=self._blocks,
-            norm=self._norm,
-            stop_early=True,
-            output_fmt="NCHW",
-            intermediates_only=True,
-        )
-        return self._pooled(maps)
+        return self.describe(crops)[0]
 
     def patch_boxes(self) -> list[tuple[float, float, float]]:
         """(top, left, side) of every token's patch, in pixels of a crop; pooled patches to the nearest of the model's own."""
@@ -90,11 +81,22 @@ class TimmBackbone(nn.Module):
         return [(top, left, self._side) for top in edges for left in edges]
 
     def describe(self, crops: UInt8[Tensor, "n 3 size size"]) -> tuple[Float[Tensor, "n k d"], Float[Tensor, "n e"]]:
-        """Patch tokens, and the global embedding of the whole model that timm gives before its classifier."""
-        final, maps = self.model.forward_intermediates(  # type: ignore[operator]
-            self._normalised(crops), indices=self._blocks, norm=self._norm, output_fmt="NCHW"
+        """Patch tokens, and a global embedding: the class token of the last block asked for, or the mean token without one.
+
+        Blocks after the last one that is asked for are not run.
+        """
+        found = self.model.forward_intermediates(  # type: ignore[operator]
+            self._normalised(crops),
+            indices=self._blocks,
+            return_prefix_tokens=True,
+            norm=self._norm,
+            stop_early=True,
+            output_fmt="NCHW",
+            intermediates_only=True,
         )
-        return self._pooled(maps), self.model.forward_head(final, pre_logits=True)  # type: ignore[operator]
+        has_class_token = isinstance(found[-1], tuple)
+        tokens = self._pooled([part[0] for part in found] if has_class_token else found)
+        return tokens, found[-1][1][:, 0] if has_class_token else tokens.mean(1)
 
     def _normalised(self, crops: UInt8[Tensor, "n 3 size size"]) -> Float[Tensor, "n 3 size size"]:
         return (crops.float() / 255 - self.mean) / self.std  # in timm's own order, to the last bit

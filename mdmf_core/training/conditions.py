@@ -1,28 +1,23 @@
 """From one decoded image to the crops that training or evaluation sees of it."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from jaxtyping import UInt8
 
 from mdmf_core.images.crops import CropPlan
-from mdmf_core.records import ExclusionReason, ImageExcluded
-from mdmf_core.training.augment import PERTURBATIONS, History, Pixels, perturb, random_crop
-from mdmf_core.training.regenerate import Regenerator, match_spectrum, regenerate
+from mdmf_core.training.augment import PERTURBATIONS, Pixels, perturb, random_crop
+from mdmf_core.training.crawl import crawled
 
-_SMOOTHED = 0.4  # share of real training crops that are made as smooth as their regenerated counterpart
-_SMALL = 128  # px; below this a region holds several crops
+NEUTRAL = "crawl-0"  # the view that banks, calibration, every choice and every headline figure see; further ones train
 
 
-def crops_under(
-    condition: str,
-    pixels: Pixels,
-    generated: bool,
-    plan: CropPlan,
-    regenerators: Sequence[Regenerator],
-    seed: Sequence[int],
-) -> UInt8[np.ndarray, "n 3 size size"]:
-    """Crops of an image under a perturbation (all that the plan cuts) or under one random history (a few, anywhere).
+def crops_under(condition: str, pixels: Pixels, sha256: str, plan: CropPlan) -> UInt8[np.ndarray, "n 3 size size"]:
+    """Crops of an image under a perturbation, or of its view ``crawl-N``: one random history for each image and N.
+
+    A plan of one crop gets it from a random place of a view, so that several views show several places; a plan of several
+    cuts all of them.
+
+    Args:
+        sha256: of the image's file; it seeds the history, so that a view is the same for every run, set and class.
 
     Raises:
         ImageExcluded: ``too_small``.
@@ -30,20 +25,9 @@ def crops_under(
     """
     if condition in PERTURBATIONS:
         return plan.cut(perturb(pixels, condition))
-    side = plan.size
-    if min(pixels.shape[:2]) < side:
-        raise ImageExcluded(ExclusionReason.TOO_SMALL, f"{pixels.shape[1]} x {pixels.shape[0]} px; training needs {side}")
-    kind, _, variant = condition.rpartition("-")
-    if kind not in ("augmented", "regenerated"):
-        raise ValueError(f"unknown condition {condition!r}")
-    random = np.random.default_rng([*seed, int(variant)])
-    # Images below twice the crop could not follow a strong shrinking; sizes would then tell who was shrunk.
-    history = History.draw(random, (0.5, 1.5) if side < _SMALL else (0.875, 1.5))
-    region = history.region(pixels, side, random)
-    smoothed = kind == "augmented" and not generated and random.random() < _SMOOTHED
-    if regenerators and (kind == "regenerated" or smoothed):
-        network = regenerators[int(random.integers(len(regenerators)))]
-        made = regenerate(network, region, float(random.uniform(0, 0.7)), random)
-        region = match_spectrum(region, made) if smoothed else made
-    processed = history.apply(region, side, random)
-    return plan.finish(np.stack([random_crop(processed, side, random) for _ in range(1 if side >= _SMALL else 3)]))
+    kind, _, view = condition.rpartition("-")
+    if kind != "crawl" or not view.isdecimal():
+        raise ValueError(f"unknown condition {condition!r}; known are crawl-0, crawl-1 and so on, {', '.join(PERTURBATIONS)}")
+    random = np.random.default_rng([int(sha256[:12], 16), int(view)])
+    seen = crawled(pixels, plan.size, random)
+    return plan.cut(seen) if plan.most > 1 else plan.finish(random_crop(seen, plan.size, random)[None])

@@ -10,12 +10,16 @@ import numpy as np
 from mdmf_core.errors import LabelError
 
 MIN_IMAGES = 20  # per class; fewer leave nothing to hold out
+CALIBRATE = "calibrate"  # the role that neither training nor a bank sees
 MIN_FOLDS = 3  # one to train on, one to choose on, one to report
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledImage:
-    """One image of a labelled set. ``group`` is its generator, or the source of a real image: what is held out as a whole."""
+    """One image of a labelled set. ``group`` is its generator, or the source of a real image: what is held out as a whole.
+
+    ``pair`` names a set of images of both classes that show the same subjects, whose figure is reported apart.
+    """
 
     url: str
     generated: bool
@@ -23,6 +27,7 @@ class LabelledImage:
     size_bytes: int = 0
     fold: int | None = None  # given by the manifest; None = dealt by seed
     domain: str = "photo"
+    pair: str | None = None
 
 
 def label_of(path: str, part: str) -> tuple[bool, str] | None:
@@ -38,6 +43,8 @@ def label_of(path: str, part: str) -> tuple[bool, str] | None:
     (False, 'Midjourney')
     >>> label_of("real/flickr/2019/a.jpg", "val")
     (False, 'flickr')
+    >>> label_of("matched/faces/generated/stylegan/7.png", "val")
+    (True, 'stylegan')
     """
     folders = PurePosixPath(path).parts[:-1]
     for at, name in enumerate(folders):
@@ -49,6 +56,17 @@ def label_of(path: str, part: str) -> tuple[bool, str] | None:
         if name in ("real", "generated", "fake"):
             return name != "real", folders[at + 1] if at + 1 < len(folders) else "."
     return None
+
+
+def pair_of(path: str) -> str | None:
+    """The content-matched pair of a file, from the folder below ``matched``; None elsewhere.
+
+    >>> pair_of("matched/faces/generated/stylegan/7.png")
+    'faces'
+    """
+    folders = PurePosixPath(path).parts[:-1]
+    at = folders.index("matched") + 1 if "matched" in folders else len(folders)
+    return folders[at] if at < len(folders) else None
 
 
 def check_labelled(
@@ -134,8 +152,9 @@ def deal_folds(images: Sequence[LabelledImage], folds: int, seed: int) -> Mappin
 def deal_roles(images: Sequence[tuple[bool, str, str]]) -> list[str]:
     """pfs, bank or calibrate for (generated, group, sha256) of every image.
 
-    Of each real source half trains the PFS, a quarter fills the bank and a quarter calibrates, in the order of their sha256;
-    generated images are all for the PFS.
+    Of each real source two fifths calibrate and one fills the bank, in the order of their sha256. Signatures are trained on all
+    others and on the bank's: a bank of images that training saw costs nothing as long as those of the calibration are unseen.
+    Generated images are all for the PFS.
     """
     found = ["pfs"] * len(images)
     sources: dict[str, list[int]] = defaultdict(list)
@@ -145,5 +164,5 @@ def deal_roles(images: Sequence[tuple[bool, str, str]]) -> list[str]:
     for members in sources.values():
         ordered = sorted(members, key=lambda at: images[at][2])
         for rank, at in enumerate(ordered):
-            found[at] = ("pfs", "pfs", "bank", "calibrate")[rank * 4 // len(ordered)]
+            found[at] = (CALIBRATE, CALIBRATE, "bank", "pfs", "pfs")[rank * 5 // len(ordered)]
     return found

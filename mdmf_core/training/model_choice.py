@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float16
-from scipy.optimize import minimize
 from torch import Tensor
 
 from mdmf_core.choices import StatisticName
@@ -20,11 +18,8 @@ from mdmf_core.training.figures import auroc
 from mdmf_core.training.pfs_training import Fitted, fit
 from mdmf_core.training.recipe import Recipe, TrainingTokens
 
-STATISTICS: tuple[StatisticName, ...] = get_args(StatisticName)
-_FIXED = {"mmd2": {"mmd2": 1.0}, "cross": {"cross": -1.0}, "top-k": {"top_k": -1.0}}
-_SIGNS = np.array([1.0, -1.0, 0.0, -1.0])  # of TERMS: how each moves with "generated"; the self term is not monotone
+STATISTICS: dict[StatisticName, dict[str, float]] = {"mmd2": {"mmd2": 1.0}, "cross": {"cross": -1.0}, "top-k": {"top_k": -1.0}}
 _BANK_TOKENS = 6000  # patches that a bank is chosen from while arms are compared
-_QUICK_POINTS = 256  # of the bank that early stopping uses
 
 
 @dataclass(frozen=True)
@@ -36,6 +31,7 @@ class ImageTokens:
     generated: Bool[np.ndarray, " images"]
     groups: np.ndarray  # names
     domains: np.ndarray
+    pairs: np.ndarray  # None where an image belongs to no content-matched pair
     sha256s: np.ndarray
 
     def subset(self, rows: np.ndarray) -> "ImageTokens":
@@ -43,28 +39,25 @@ class ImageTokens:
         index = np.flatnonzero(rows)
         return ImageTokens(
             [self.tokens[i] for i in index.tolist()], self.embeddings[index], self.generated[index], self.groups[index],
-            self.domains[index], self.sha256s[index],
+            self.domains[index], self.pairs[index], self.sha256s[index],
         )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Tokens of one split; no group is in two of training (with its bank), validation and test."""
+    """Tokens of one split; no group is both in training (with its bank) and in the test."""
 
     train: TrainingTokens
     bank: ImageTokens
-    validate: ImageTokens
     test: Mapping[str, ImageTokens]  # by condition
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One objective and seed on one fold: what it learned and the terms of every image."""
+    """One objective on one fold: what it learned and the terms of every image."""
 
     recipe: Recipe
-    seed: int
     fitted: Fitted
-    validate: Float[np.ndarray, "images terms"]
     test: Mapping[str, Float[np.ndarray, "images terms"]]
 
 
@@ -85,75 +78,45 @@ def signatures(signature: PatchSignature | None, tokens: Float[Tensor, "n d"]) -
 
 @torch.inference_mode()
 def image_terms(
-    signature: PatchSignature | None, sigma: float, bank: Float[Tensor, "m d"], images: ImageTokens, k: int, stride: int = 1
+    signature: PatchSignature | None, sigma: float, bank: Float[Tensor, "m d"], images: ImageTokens, k: int
 ) -> Float[np.ndarray, "images terms"]:
-    """The MMD terms of every image, in the order of ``TERMS``; ``stride`` leaves patches out."""
+    """The MMD terms of every image, in the order of ``TERMS``."""
     weights = torch.full((len(bank),), 1 / len(bank), dtype=torch.float64)
     constant = float(gaussian(bank.double(), bank.double(), sigma).mean())
     found = []
     for start in range(0, len(images.tokens), 32):
-        some = [tokens[::stride] for tokens in images.tokens[start : start + 32]]
-        vectors = signatures(signature, torch.cat(some))
+        some = images.tokens[start : start + 32]
+        vectors = signatures(signature, torch.cat(list(some)))
         terms = patch_terms(vectors, [len(tokens) for tokens in some], bank, weights, sigma, constant, k)
         found.append(torch.stack([getattr(terms, name) for name in TERMS], 1))
     return torch.cat(found).numpy() if found else np.zeros((0, len(TERMS)))
 
 
-def run_arm(fold: Fold, recipe: Recipe, seed: int, points: int, k: int) -> Arm:
-    """Trains one arm on a fold, stopping on its validation groups, and measures every image of it."""
-    tokens = bank_tokens(fold.bank)
-    quick = tokens[:: max(1, len(tokens) // _QUICK_POINTS)]
-
-    def validation_figure(signature: PatchSignature | None, sigma: float) -> float:
-        terms = image_terms(signature, sigma, signatures(signature, quick), fold.validate, k, stride=3)
-        return max(_figure(terms @ _weights(statistic), fold.validate) for statistic in _FIXED.values())
-
-    fitted = fit(fold.train, recipe, seed, validation_figure)
-    vectors = signatures(fitted.signature, tokens)
+def run_arm(fold: Fold, recipe: Recipe, seeds: Sequence[int], points: int, k: int) -> Arm:
+    """Trains one arm on a fold and measures every test image of it."""
+    fitted = fit(fold.train, recipe, seeds)
+    vectors = signatures(fitted.signature, bank_tokens(fold.bank))
     bank = vectors[herding(vectors, min(points, len(vectors)), fitted.sigma)[0]]
-
-    def measured(images: ImageTokens) -> Float[np.ndarray, "images terms"]:
-        return image_terms(fitted.signature, fitted.sigma, bank, images, k)
-
-    return Arm(recipe, seed, fitted, measured(fold.validate), {name: measured(images) for name, images in fold.test.items()})
+    terms = {name: image_terms(fitted.signature, fitted.sigma, bank, images, k) for name, images in fold.test.items()}
+    return Arm(recipe, fitted, terms)
 
 
-def statistic_for(name: str, k: int, terms: Float[np.ndarray, "n terms"], images: ImageTokens) -> Statistic:
-    """The named statistic; ``fusion`` is fitted on these images: a logistic model, monotone in every term.
+def statistic_of(name: str, k: int) -> Statistic:
+    """The named statistic.
 
     Raises:
-        ValueError: a name that is not one of mmd2, cross, top-k, fusion.
+        ValueError: a name that is not one of mmd2, cross, top-k.
     """
-    if name in _FIXED:
-        return Statistic(_FIXED[name], k)
-    if name != "fusion":
-        raise ValueError(f"statistic must be one of {', '.join(STATISTICS)}, got {name!r}")
-    used = np.flatnonzero(_SIGNS)
-    signed = terms[:, used] * _SIGNS[used]
-    spread = signed.std(0) + 1e-9
-    z = (signed - signed.mean(0)) / spread
-    side = np.where(images.generated, 1.0, -1.0)
-    weight = np.where(images.generated, 0.5 / images.generated.sum(), 0.5 / (~images.generated).sum())
-
-    def loss(parameters: np.ndarray) -> float:
-        margins = side * (z @ parameters[1:] + parameters[0])
-        return float(weight @ np.logaddexp(0, -margins) + 1e-3 * parameters[1:] @ parameters[1:])
-
-    bounds = [(None, None), *[(0.0, None)] * len(used)]
-    found = minimize(loss, np.full(len(used) + 1, 0.1), bounds=bounds, method="L-BFGS-B").x[1:]
-    weights = found / spread * _SIGNS[used]
-    kept = {TERMS[at]: float(value) for at, value in zip(used, weights, strict=True) if value != 0}
-    return Statistic(kept or _FIXED["cross"], k)
+    terms = {str(known): terms for known, terms in STATISTICS.items()}
+    if name not in terms:
+        raise ValueError(f"statistic must be one of {', '.join(terms)}, got {name!r}")
+    return Statistic(terms[name], k)
 
 
 def scores(statistic: Statistic, terms: Float[np.ndarray, "n terms"]) -> Float[np.ndarray, " n"]:
     """The statistic of every image; higher = more likely generated."""
-    values: Float[np.ndarray, " n"] = terms @ _weights(statistic.terms)
+    values: Float[np.ndarray, " n"] = terms @ np.array([statistic.terms.get(name, 0.0) for name in TERMS])
     return values
-
-
-def _weights(terms: Mapping[str, float]) -> Float[np.ndarray, " terms"]:
-    return np.array([terms.get(name, 0.0) for name in TERMS])
 
 
 def _figure(values: Float[np.ndarray, " n"], images: ImageTokens) -> float:
@@ -165,23 +128,24 @@ def _figure(values: Float[np.ndarray, " n"], images: ImageTokens) -> float:
 
 @dataclass(frozen=True)
 class Choice:
-    """An objective with a statistic, and the validation figure that it won by."""
+    """An objective with a statistic, and the figure on held-out groups that it won by."""
 
     objective: str
     statistic: str
     figure: float
 
 
-def choose(arms: Sequence[Arm], folds: Sequence[Fold], statistics: Sequence[str], k: int) -> tuple[Choice, dict[str, float]]:
-    """The best pair by mean validation figure over the given arms (one entry of ``folds`` per arm), and all the figures.
+def choose(
+    arms: Sequence[Arm], folds: Sequence[Fold], statistics: Sequence[str], k: int, condition: str
+) -> tuple[Choice, dict[str, float]]:
+    """The best pair by mean figure on the test groups of these folds (one entry of ``folds`` per arm), and all the figures.
 
-    A fusion is fitted on the same images that it is compared on; it must win by more than .005 for its freedom.
+    Whoever reports a fold must leave it out here.
     """
     figures: dict[str, list[float]] = {}
     for arm, fold in zip(arms, folds, strict=True):
         for name in statistics:
-            statistic = statistic_for(name, k, arm.validate, fold.validate)
-            found = _figure(scores(statistic, arm.validate), fold.validate) - (0.005 if name == "fusion" else 0.0)
+            found = _figure(scores(statistic_of(name, k), arm.test[condition]), fold.test[condition])
             figures.setdefault(f"{arm.recipe.objective} {name}", []).append(found)
     means = {name: float(np.mean(values)) for name, values in figures.items()}
     best = max(means, key=lambda name: means[name])

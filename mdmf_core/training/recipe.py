@@ -5,51 +5,50 @@ from typing import get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float16, Int64
+from jaxtyping import Bool, Float16, Int64
 from torch import Tensor
 
 from mdmf_core.choices import Objective
 
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
-REAL, GENERATED, REGENERATED = 0, 1, 2
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a training run is made of. ``objective`` none = raw tokens, no PFS; closed-form = the start as it is."""
+    """What a training run is made of. ``objective`` none = raw tokens, no PFS."""
 
-    objective: Objective = "closed-form"
-    regenerated: float = 0.4  # weight of regenerated photographs among the generated examples
-    ridge: float = 0.03  # of the discriminant, in units of a standardised token's variance
-    invariance: float = 10.0  # penalty on directions that tell one real source from another
-    gain: float = 2.0  # slope of the one-sided unit
-    threshold: float = 0.0  # its bend, in standard deviations of the discriminant; reals lie below 0
-    hidden: int = 32  # further units and signature dimensions for the objectives that train by gradient
-    signature: int = 8
+    objective: Objective = "mmd-d"
+    hidden: int = 128
+    signature: int = 32
     steps: int = 300
-    rate: float = 3e-4
+    rate: float = 1e-3
+    decay: float = 1e-3  # of the weights, not of the bandwidth
+    dropout: float = 0.2  # share of token entries that an episode does not see
     patches: int = 256  # n of the MMD, a side
     episodes: int = 2  # MMD problems in one step
     variance_floor: float = 1e-2  # lambda of the test power; with n this small 1e-8 would collapse the variance
-    patience: int = 3  # evaluations without a better validation figure before stopping
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {self.objective!r}")
-        if not 0 <= self.regenerated < 1 or self.ridge <= 0 or self.invariance < 0 or self.patches < 2 or self.steps < 1:
-            raise ValueError(
-                f"regenerated in [0, 1), ridge > 0, invariance >= 0, patches >= 2 and steps >= 1 are needed: {self}"
-            )
+        if not 0 <= self.dropout < 1 or self.patches < 2 or self.steps < 1:
+            raise ValueError(f"dropout in [0, 1), patches >= 2 and steps >= 1 are needed: {self}")
 
 
 @dataclass(frozen=True)
 class TrainingTokens:
-    """Patch tokens of training crops; all patches of a crop share its group and kind."""
+    """Patch tokens of training crops; all patches of a crop share its group and class."""
 
-    tokens: Float16[Tensor, "crops k d"]
+    tokens: Float16[Tensor, "all k d"]
+    crops: Int64[np.ndarray, " crops"]  # which of all; subsets share the tokens, which fill memory once
     groups: Int64[np.ndarray, " crops"]
-    kinds: Int64[np.ndarray, " crops"]  # REAL, GENERATED or REGENERATED
+    generated: Bool[np.ndarray, " crops"]
 
     def subset(self, rows: np.ndarray) -> "TrainingTokens":
         """The crops at ``rows`` (indices or mask)."""
-        return TrainingTokens(self.tokens[torch.from_numpy(rows)], self.groups[rows], self.kinds[rows])
+        return TrainingTokens(self.tokens, self.crops[rows], self.groups[rows], self.generated[rows])
+
+    def some(self, most: int) -> Float16[Tensor, "n d"]:
+        """Patches of an even stride of at most ``most`` crops."""
+        stride = max(1, -(-len(self.crops) // most))
+        return self.tokens[torch.from_numpy(self.crops[::stride])].flatten(0, 1)

@@ -9,7 +9,7 @@ from tasks.report import facts, galleries
 from tasks.report.folder import require_ours, write_folder
 from tasks.report.page import render
 from tasks.report.pictures import Pictures, limit_of, look, maps
-from tasks.scoring.loading import load_setup
+from tasks.scoring.loading import bundled_with, load_setup
 from tasks.scoring.scoring_setup import ScoringSetup
 from tasks.warehouse.records import Records, records
 from tasks.warehouse.warehouse import Warehouse
@@ -59,11 +59,12 @@ def load_evidence_setup(
         known = facts.lineage(connection)
         if known is None:
             return NoEvidence("the warehouse has no scorer yet")
-        scorer = scorer or facts.scorer_reference(connection, known["scorer_id"])
+        bundled = bundled_with(known["bank_id"])
+        scorer = scorer or bundled or facts.scorer_reference(connection, known["scorer_id"])
     if scorer is None or (bank or known["bank_url"]) is None:
         return NoEvidence("the warehouse does not know where scorer and bank lie; pass --scorer and --bank")
     try:
-        return load_setup(scorer, bank or known["bank_url"], device, 16, 0, storage_block, known["calibration_url"])
+        return load_setup(scorer, bank or bundled or known["bank_url"], device, 16, 0, storage_block, known["calibration_url"])
     except (MdmfError, ValueError, OSError) as error:
         return NoEvidence(f"scorer or bank cannot be loaded: {error}")
 

@@ -1,5 +1,6 @@
 """Scorers, banks and calibrations are found by name, path or URL, and loaded once a process."""
 
+import json
 import os
 from collections.abc import Callable
 from functools import lru_cache
@@ -7,9 +8,11 @@ from importlib.resources import files
 
 import torch
 
+from mdmf_core.banks.bank import CARD as BANK
 from mdmf_core.banks.bank import Bank, bank_from_files
 from mdmf_core.banks.calibration import CARD as CALIBRATION
 from mdmf_core.banks.calibration import Calibration, calibration_from_file, require_disjoint, require_match
+from mdmf_core.digests import short_id
 from mdmf_core.errors import ArtifactError, SourceError
 from mdmf_core.scoring.backbone_address import is_backbone
 from mdmf_core.scoring.scorer import Scorer
@@ -34,15 +37,35 @@ from tasks.weights.cache import weights_file
 DEFAULT = "default"
 
 
+def _is_bundled(reference: str) -> bool:
+    """Whether a reference is a bare name, which means a scorer of this package, rather than a folder or a URL."""
+    return "/" not in reference and not os.path.isdir(reference)
+
+
+def _bundled() -> list[str]:
+    return sorted(entry.name for entry in files("scorers").iterdir() if (entry / SCORER).is_file())
+
+
+def bundled_with(bank_id: str) -> str | None:
+    """The bundled scorer whose bank this is. A name such as ``default`` may mean another bank than when it was written down.
+
+    Args:
+        bank_id: the bank's id as a warehouse keeps it.
+    """
+    cards = ((name, json.loads((files("scorers") / name / "bank" / BANK).read_text())) for name in _bundled())
+    return next((name for name, card in cards if str(short_id(card["bank_id"])) == bank_id), None)
+
+
 def _directory(reference: str, kind: str, storage_block: str | None) -> Callable[[str], bytes]:
-    """Returns a reader of the files in the directory that a name, path or URL means."""
+    """Returns a reader of the files in a directory by name, path or URL; MDMF_SCORER says what ``default`` means here."""
     if not reference.strip():
         raise ArtifactError(f"the {kind}'s name is empty: leave the option out, or name a folder")
-    if "/" not in reference and not os.path.isdir(reference):
+    if reference == DEFAULT:
+        reference = os.environ.get("MDMF_SCORER", DEFAULT)
+    if _is_bundled(reference):
         bundled = files("scorers") / reference
         if not bundled.is_dir():
-            names = sorted(entry.name for entry in files("scorers").iterdir() if (entry / SCORER).is_file())
-            raise ArtifactError(f"no {kind} {reference!r}: neither a folder nor one of the bundled {', '.join(names)}")
+            raise ArtifactError(f"no {kind} {reference!r}: neither a folder nor one of the bundled {', '.join(_bundled())}")
         location = bundled / "bank" if kind == "bank" else bundled
         return lambda name: (location / name).read_bytes()
 
@@ -57,19 +80,33 @@ def _directory(reference: str, kind: str, storage_block: str | None) -> Callable
 
 @lru_cache(maxsize=2)
 def load_scorer(reference: str, device: str, storage_block: str | None = None, compile: bool = False) -> Scorer:
-    """Returns the scorer that ``reference`` means: ``default``, a scorer directory, or a backbone by its address.
+    """Returns the scorer that ``reference`` means: ``default``, ``forensic``, a scorer directory, or a backbone by its address.
 
     Raises:
         ArtifactError, ValueError: in one sentence, what is wrong with it.
     """
     if compile:
         return compiled(load_scorer(reference, device, storage_block))
-    torch_device, autocast = choose_device(device)
-    if torch_device.type == "cpu":
-        keep_freed_memory()
     if is_backbone(reference):
-        return backbone_scorer(reference, torch_device, autocast, weights_file)
-    return scorer_from_files(_directory(reference, "scorer", storage_block), torch_device, autocast, weights_file)
+        return load_backbone(reference, device)
+    return scorer_from_files(_directory(reference, "scorer", storage_block), *_device(device), weights_file)
+
+
+@lru_cache(maxsize=2)
+def load_backbone(address: str, device: str) -> Scorer:
+    """A scorer on a backbone's raw tokens; here ``forensic`` means the hand-made statistics and not the bundled scorer.
+
+    Raises:
+        ArtifactError, ValueError: in one sentence, what is wrong with it.
+    """
+    return backbone_scorer(address, *_device(device), weights_file)
+
+
+def _device(wanted: str) -> tuple[torch.device, torch.dtype | None]:
+    device, autocast = choose_device(wanted)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device, autocast
 
 
 @lru_cache(maxsize=4)
@@ -118,7 +155,8 @@ def resolve_bank(warehouse: Warehouse, scorer: str, bank: str, calibration: str 
         raise ArtifactError(f"the registry does not know where {entry.title} lies; pass its directory")
     if entry.retired:
         raise ArtifactError(f"{entry.title} is retired; pass its directory {entry.url} to use it all the same")
-    return entry.url, calibration if calibration is not None and number is None else entry.calibration_url
+    url = bundled_with(entry.bank_id) or entry.url
+    return url, calibration if calibration is not None and number is None else entry.calibration_url
 
 
 def load_lineage(scorer: str, bank: str, calibration: str | None, storage_block: str | None) -> Lineage:
@@ -175,7 +213,7 @@ def load_setup(
 
 def _absolute(bank: str) -> str:
     """A bank's directory as the registry keeps it."""
-    return bank if bank == DEFAULT else absolute(bank)
+    return bank if _is_bundled(bank) else absolute(bank)
 
 
 def scorer_file(reference: str, name: str, storage_block: str | None = None) -> bytes | None:
@@ -199,7 +237,7 @@ def own_bank(scorer: str) -> str:
             f"{scorer!r} is a backbone without a bank of its own. "
             f"Build one: mdmf bank build REAL_IMAGES --scorer {scorer!r} --out DIR, then pass --bank DIR"
         )
-    return scorer if scorer == DEFAULT else f"{scorer.rstrip('/')}/bank"
+    return scorer if _is_bundled(scorer) else f"{scorer.rstrip('/')}/bank"
 
 
 def device_label(scorer: Scorer) -> str:

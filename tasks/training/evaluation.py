@@ -14,13 +14,14 @@ from pydantic import BaseModel
 from safetensors.torch import load as load_tensors
 
 from mdmf_core.errors import ArtifactError, MdmfError
-from mdmf_core.records import ImageShape
-from mdmf_core.scoring.scorer import ImageScore, Signatures
+from mdmf_core.scoring.scorer import Signatures
 from mdmf_core.scoring.scorer_files import SEEN
-from mdmf_core.training.baselines import PEERS, LinearModel, vote
+from mdmf_core.training.baselines import PEERS, Peers
+from mdmf_core.training.conditions import NEUTRAL
 from mdmf_core.training.evaluation import Control, Figure, markdown, no_overlap, same_scores, shuffled_labels, table
 from mdmf_core.training.figures import auroc, tpr_at_fpr
 from mdmf_core.training.labelled import MIN_IMAGES, LabelledImage, require_classes
+from mdmf_core.training.matched import matched_pairs
 from mdmf_core.training.model_choice import ImageTokens, image_terms
 from tasks.scoring.loading import load_setup, scorer_file
 from tasks.scoring.scoring_setup import ScoringSetup
@@ -28,10 +29,10 @@ from tasks.storage.publishing import publish
 from tasks.training.evaluation_page import evaluation_page
 from tasks.training.labelled_sets import list_labelled
 from tasks.training.plots import robustness_plot, table_plot
-from tasks.training.token_cache import TokenCache, chunked, image_tokens
+from tasks.training.token_cache import ImageFacts, TokenCache, chunked, image_tokens
 
-HEADLINE = "jpeg-90"
 CONTROL = "png"
+MEASURED = (NEUTRAL, "stored")  # an image without crops under one of these is excluded
 
 
 class EvaluateSettings(BaseModel):
@@ -51,7 +52,7 @@ class EvaluateSettings(BaseModel):
 
     def conditions(self) -> list[str]:
         """The headline, what the control needs, and the robustness grid."""
-        return list(dict.fromkeys([HEADLINE, "stored", CONTROL, *self.grid]))
+        return list(dict.fromkeys([*MEASURED, CONTROL, *self.grid]))
 
     def images(self) -> list[LabelledImage]:
         """The labelled set, in order."""
@@ -61,7 +62,7 @@ class EvaluateSettings(BaseModel):
         return load_setup(self.scorer, self.bank, self.device, 32, 0, self.storage_block)
 
     def token_cache(self) -> TokenCache:
-        return TokenCache(self.cache, self.setup().scorer, 0, [])
+        return TokenCache(self.cache, self.setup().scorer)
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Evaluated:
     images: int
     excluded: int
     seen: int
-    auroc: float  # all held-out generators against all real images, at JPEG 90
+    auroc: float  # all held-out generators against all real images, under the neutral protocol
     controls: tuple[Control, ...]
     table: str  # Markdown
 
@@ -86,18 +87,21 @@ def evaluate(settings: EvaluateSettings, labelled: Sequence[LabelledImage]) -> E
     """
     setup, cache, chunks = settings.setup(), settings.token_cache(), chunked(labelled)
     loaded = {name: list(cache.read(chunks, name)) for name in settings.conditions()}
-    facts = [entry for chunk in loaded[HEADLINE] for entry in chunk.facts]
-    usable = np.logical_and.reduce([np.concatenate([c.counts.numpy() for c in found]) > 0 for found in loaded.values()])
+    facts = [entry for chunk in loaded[NEUTRAL] for entry in chunk.facts]
+    has_crops = {name: np.concatenate([c.counts.numpy() for c in found]) > 0 for name, found in loaded.items()}
+    usable = np.logical_and.reduce([has_crops[name] for name in (*MEASURED, CONTROL)])
     excluded = ~usable
     seen, seen_groups = _seen(settings, setup)
     known = np.array([f.sha256 in seen for f in facts])
     if settings.drop_seen:
         usable &= ~known
     require_classes([f.generated for f, use in zip(facts, usable.tolist(), strict=True) if use])
-    images = {name: image_tokens(found, usable) for name, found in loaded.items()}
-    kept = images[HEADLINE]
-    shapes = [f.shape for f, use in zip(facts, usable.tolist(), strict=True) if use]
-    found = {name: _scores(setup, tokens, shapes) for name, tokens in images.items()}
+    kept = image_tokens(loaded[NEUTRAL], usable)
+    facts_kept = [f for f, use in zip(facts, usable.tolist(), strict=True) if use]
+    found = {
+        name: _scores(setup, image_tokens(chunks, usable & has_crops[name]), has_crops[name][usable], facts_kept)
+        for name, chunks in loaded.items()
+    }
     scores = {name: values for name, (values, _) in found.items()}
     peers = _peers(settings, kept, setup.scorer.statistic.k)
     overlap = seen & set(kept.sha256s.tolist())
@@ -105,10 +109,11 @@ def evaluate(settings: EvaluateSettings, labelled: Sequence[LabelledImage]) -> E
     controls = (
         no_overlap(seen, set(kept.sha256s.tolist())),
         same_scores("real images as PNG against the same as stored", scores[CONTROL][real], scores["stored"][real]),
-        shuffled_labels(scores[HEADLINE], kept.generated.tolist()),
+        shuffled_labels(scores[NEUTRAL], kept.generated.tolist()),
     )
     trained = np.array([(made, group) in seen_groups for made, group in zip(kept.generated, kept.groups, strict=True)])
     tables = _tables(scores, peers, kept, trained)
+    matched = matched_pairs(_titled(scores) | peers, kept.generated, kept.pairs.tolist())
     record = {
         "scorer_id": setup.scorer.scorer_id, "bank_id": setup.bank.bank_id, "calibration_id": setup.calibration.calibration_id,
         "source": settings.source, "code_version": version("mdmf"), "images": len(kept.sha256s),
@@ -116,10 +121,11 @@ def evaluate(settings: EvaluateSettings, labelled: Sequence[LabelledImage]) -> E
         "seen_and_dropped": int(known.sum()) if settings.drop_seen else 0,
         "controls": [asdict(control) for control in controls],
         "tables": {name: [asdict(figure) for figure in figures] for name, figures in tables.items()},
+        "content_matched": [asdict(figure) for figure in matched],
         "robustness": _robustness(scores, kept),
-        "real_flagged": _real_flagged(found["stored"][1], kept),
+        "real_flagged": {name: _real_flagged(found[name][1], kept) for name in MEASURED},
     }  # fmt: skip
-    page = evaluation_page(record, tables, controls, settings.scorer, settings.source)
+    page = evaluation_page(record, tables, matched, controls, settings.scorer, settings.source)
     files = {
         "evaluation.json": json.dumps(record, indent=1).encode(),
         "evaluation.md": page.encode(),
@@ -140,17 +146,25 @@ def evaluate(settings: EvaluateSettings, labelled: Sequence[LabelledImage]) -> E
     )
 
 
-def _scores(setup: ScoringSetup, images: ImageTokens, shapes: Sequence[ImageShape]) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and p-values as `curate` computes them, from cached tokens."""
-    found: list[ImageScore] = []
-    for start in range(0, len(images.tokens), 32):
-        some = images.tokens[start : start + 32]
+def _scores(
+    setup: ScoringSetup, images: ImageTokens, there: np.ndarray, facts: Sequence[ImageFacts]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and p-values as `curate` computes them, from cached tokens; NaN for images that are not ``there``."""
+    at = np.flatnonzero(there).tolist()
+    scores, p_values = np.full((2, len(facts)), np.nan)
+    for start in range(0, len(at), 32):
+        some, rows = images.tokens[start : start + 32], at[start : start + 32]
         flat = torch.cat(list(some)).float()
         vectors = flat if setup.scorer.signature is None else setup.scorer.signature(flat.to(setup.scorer.device))
         means = torch.stack([tokens.float().mean(0) for tokens in some])
         signatures = Signatures(vectors, [len(tokens) for tokens in some], means)
-        found += setup.scorer.score(signatures, shapes[start : start + 32], setup.bank, setup.calibration)
-    return np.array([row.score for row in found]), np.array([row.p_value for row in found])
+        found = setup.scorer.score(signatures, [facts[row].shape for row in rows], setup.bank, setup.calibration)
+        scores[rows], p_values[rows] = [row.score for row in found], [row.p_value for row in found]
+    return scores, p_values
+
+
+def _titled(scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {"mdmf": scores[NEUTRAL], "mdmf, as stored": scores["stored"]}
 
 
 def _seen(settings: EvaluateSettings, setup: ScoringSetup) -> tuple[set[str], set[tuple[bool, str]]]:
@@ -169,17 +183,13 @@ def _seen(settings: EvaluateSettings, setup: ScoringSetup) -> tuple[set[str], se
 
 
 def _peers(settings: EvaluateSettings, images: ImageTokens, k: int) -> dict[str, np.ndarray]:
-    """Scores of the peers that were trained beside the scorer, on the same images."""
+    """Scores of the peers that were trained beside the scorer, on the same crops; none for one of an earlier version."""
     data = scorer_file(settings.scorer, PEERS, settings.storage_block)
-    if data is None:
+    tensors = {} if data is None else load_tensors(data)
+    if "class.bias" not in tensors:
         return {}
-    tensors = load_tensors(data)
     plain = image_terms(None, float(tensors["plain.sigma"]), tensors["plain.points"], images, k)
-    return {
-        "global probe": LinearModel.from_tensors(tensors, "probe").logits(images.embeddings),
-        "patch vote": vote(LinearModel.from_tensors(tensors, "vote"), images),
-        "plain mmd": plain[:, 0],
-    }
+    return Peers.from_tensors(tensors).scores(images) | {"plain mmd": plain[:, 0]}
 
 
 def _tables(
@@ -188,7 +198,7 @@ def _tables(
     """Groups that training held and groups that it did not, never in one table."""
     found: dict[str, list[Figure]] = {}
     sides = (("held-out groups", ~trained), ("groups seen in training", trained))
-    named = {"mdmf": scores[HEADLINE], "mdmf, as stored": scores["stored"]} | dict(peers)
+    named = _titled(scores) | dict(peers)
     for side, inside in sides:
         made = inside & images.generated
         # Too few real images of a side's own sources: all real images stand in, and the name says so.
@@ -205,17 +215,23 @@ def _tables(
     return found
 
 
-def _robustness(scores: Mapping[str, np.ndarray], images: ImageTokens) -> list[dict[str, float | str]]:
-    made, real = images.generated, ~images.generated
-    return [
-        {
-            "condition": name,
-            "auroc": auroc(values[made], values[real]),
-            "tpr_at_5": tpr_at_fpr(values[made], values[real], 0.05),
-        }
-        for name, values in scores.items()
-        if name != CONTROL
-    ]
+def _robustness(scores: Mapping[str, np.ndarray], images: ImageTokens) -> list[dict[str, float | str | int]]:
+    """Every condition beside the neutral protocol on the same images: a small image has no crop left under some."""
+    rows: list[dict[str, float | str | int]] = []
+    for name, values in scores.items():
+        there = np.isfinite(values)
+        made, real = there & images.generated, there & ~images.generated
+        if name != CONTROL and made.any() and real.any():
+            rows.append(
+                {
+                    "condition": name,
+                    "images": int(there.sum()),
+                    "auroc": auroc(values[made], values[real]),
+                    "neutral": auroc(scores[NEUTRAL][made], scores[NEUTRAL][real]),
+                    "tpr_at_5": tpr_at_fpr(values[made], values[real], 0.05),
+                }
+            )
+    return rows
 
 
 def _real_flagged(p: np.ndarray, images: ImageTokens) -> list[dict[str, float | str | int]]:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from mdmf_core.collections.folder import IMAGE_SUFFIXES
 from mdmf_core.digests import digest_of
 from mdmf_core.errors import LabelError
-from mdmf_core.training.labelled import LabelledImage, label_of
+from mdmf_core.training.labelled import LabelledImage, label_of, pair_of
 from tasks.storage.checked_reads import read_bytes
 from tasks.storage.filesystems import full_url, is_remote, open_storage
 from tasks.storage.publishing import whole_file
@@ -20,7 +20,15 @@ from tasks.storage.retries import with_retries
 
 _COLUMNS = {"url": ("url", "path", "file"), "group": ("group", "set", "source", "generator")}
 _LISTING = pa.schema(
-    {"url": "string", "generated": "bool", "group": "string", "size_bytes": "int64", "fold": "int64", "domain": "string"}
+    {
+        "url": "string",
+        "generated": "bool",
+        "group": "string",
+        "size_bytes": "int64",
+        "fold": "int64",
+        "domain": "string",
+        "pair": "string",
+    }
 )
 _LABELS = {"real": False, "0": False, "generated": True, "fake": True, "ai": True, "1": True}
 
@@ -30,8 +38,9 @@ def list_labelled(source: str, part: str, max_per_group: int | None, storage_blo
 
     Args:
         source: a .csv or .parquet manifest with the columns label, group (or set, source, generator), url (or path, file), and
-            optionally fold, domain, size_bytes; or a folder with ``real/<source>/`` and ``generated/<generator>/``, or in the
-            layout of ForenSynths (``<generator>/0_real|1_fake``) or of GenImage (``<generator>/val/nature|ai``).
+            optionally fold, domain, pair, size_bytes; or a folder with ``real/<source>/`` and ``generated/<generator>/`` (below
+            ``matched/<pair>/`` where both show the same subjects), or in the layout of ForenSynths
+            (``<generator>/0_real|1_fake``) or of GenImage (``<generator>/val/nature|ai``).
         part: ``train`` or ``val``, for GenImage.
         max_per_group: the first images of every group in the order of their names' digests; None = all.
 
@@ -80,7 +89,8 @@ def _from_folder(source: str, part: str, storage_block: str | None) -> list[Labe
         relative = path.removeprefix(root.rstrip("/") + "/")
         label = label_of(relative, part) if path.lower().endswith(IMAGE_SUFFIXES) else None
         if label is not None:
-            images.append(LabelledImage(full_url(filesystem, path), *label, size_bytes=int(entry["size"])))
+            url = full_url(filesystem, path)
+            images.append(LabelledImage(url, *label, size_bytes=int(entry["size"]), pair=pair_of(relative)))
     return images
 
 
@@ -111,6 +121,7 @@ def _from_manifest(source: str, storage_block: str | None) -> list[LabelledImage
                 size_bytes=int(_given(row, "size_bytes") or 0),
                 fold=None if _given(row, "fold") is None else int(row["fold"]),
                 domain=str(_given(row, "domain") or "photo"),
+                pair=_given(row, "pair"),
             )
         )
     return images

@@ -15,25 +15,24 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save
 
-from mdmf_core.banks.assembly import RealImage, calibrate, with_members
-from mdmf_core.banks.bank import Bank, BankMember, Slice
+from mdmf_core.banks.assembly import LEAST_OF_SEVERAL, RealImage, assemble, calibrate
+from mdmf_core.banks.bank import BankMember
 from mdmf_core.banks.calibration import CARD as CALIBRATION
 from mdmf_core.digests import digest_of
-from mdmf_core.errors import ArtifactError
-from mdmf_core.mmd.coreset import compress, herding
+from mdmf_core.mmd.coreset import herding
 from mdmf_core.mmd.kernels import median_heuristic
 from mdmf_core.scoring.scorer import Scorer, Statistic
 from mdmf_core.scoring.scorer_files import SEEN, scorer_files, with_signature
-from mdmf_core.training.baselines import PEERS, train_probe, train_vote
+from mdmf_core.training.baselines import PEERS, Peers, mean_tokens
 from mdmf_core.training.evaluation import Figure, markdown, per_generator, shuffled_labels, table
+from mdmf_core.training.labelled import CALIBRATE
+from mdmf_core.training.matched import matched_pairs
 from mdmf_core.training.model_choice import Arm, Choice, ImageTokens, bank_tokens, signatures
 from mdmf_core.training.pfs_training import Fitted
-from mdmf_core.training.recipe import GENERATED, REGENERATED, Recipe
+from mdmf_core.training.recipe import Recipe
 from tasks.storage.publishing import publish
-from tasks.training.dataset import HEADLINE, TrainingData, TrainSettings
+from tasks.training.dataset import TrainingData, TrainSettings
 from tasks.training.token_cache import ImageFacts
-
-DOMAIN = "photo"  # a scorer's own bank has one slice; banks with several are built by `mdmf bank build`
 
 
 @dataclass(frozen=True)
@@ -55,16 +54,13 @@ class Trained:
 class HeldOut:
     """Scores of every image by a model that saw neither its group nor chose on it, in units of that model's real images."""
 
-    by_condition: Mapping[str, np.ndarray]
-    by_seed: Mapping[int, np.ndarray]  # headline condition
-    by_peer: Mapping[str, np.ndarray]  # headline condition
-    line_passed: Mapping[str, float]  # real source -> share above its model's 5 % line
+    scores: Mapping[str, np.ndarray]  # of "mdmf" and its peers, under the neutral protocol
+    flagged: Mapping[str, float]  # real source -> share above its model's 5 % line
 
     def tables(self, images: ImageTokens) -> dict[str, list[Figure]]:
-        named = {f"mdmf, {name}": values for name, values in self.by_condition.items()} | dict(self.by_peer)
         return {
-            name: table(v, images.generated.tolist(), images.groups.tolist(), images.domains.tolist())
-            for name, v in named.items()
+            name: table(values, images.generated.tolist(), images.groups.tolist(), images.domains.tolist())
+            for name, values in self.scores.items()
         }
 
 
@@ -72,26 +68,17 @@ def training_record(
     settings: TrainSettings,
     data: TrainingData,
     arms: Sequence[Sequence[Arm]],
-    validation: Mapping[str, float],
+    figures: Mapping[str, float],
     nested: Sequence[Choice],
     choice: Choice,
     fitted: Fitted,
     recipe: Recipe,
     held_out: HeldOut,
+    tables: Mapping[str, Sequence[Figure]],
 ) -> dict[str, Any]:
     """The card's account of the training run."""
-    images = data.images[HEADLINE]
-    tables = held_out.tables(images)
-    by_seed = [
-        float(
-            np.mean(
-                list(
-                    per_generator(table(v, images.generated.tolist(), images.groups.tolist(), images.domains.tolist())).values()
-                )
-            )
-        )
-        for v in held_out.by_seed.values()
-    ]
+    images = data.images
+    matched = matched_pairs(held_out.scores, images.generated, images.pairs.tolist())
     groups = Counter(("generated" if f.generated else "real", f.group) for f in data.facts)
     folds = {(("generated" if f.generated else "real"), f.group): int(n) for f, n in zip(data.facts, data.fold, strict=True)}
     return {
@@ -107,11 +94,11 @@ def training_record(
         },
         "settings": settings.model_dump(exclude={"source", "out", "cache", "device", "storage_block"}),
         "recipe": asdict(recipe),
-        "validation_auroc": {name: round(value, 4) for name, value in sorted(validation.items())},
+        "auroc_by_choice": {name: round(value, 4) for name, value in sorted(figures.items())},
         "chosen": asdict(choice),
         "chosen_by_fold": [asdict(found) for found in nested],
         "curves": [
-            {"fold": number, "objective": arm.recipe.objective, "seed": arm.seed, "steps": arm.fitted.curve}
+            {"fold": number, "loss": arm.fitted.curves}
             for number, found in enumerate(arms)
             for arm in found
             if arm.recipe.objective == choice.objective
@@ -119,9 +106,9 @@ def training_record(
         "final_sigma": fitted.sigma,
         "held_out": {
             "what": "every image scored by a model that saw no image of its group; choices made on other held-out groups",
-            "auroc_mean_by_seed": [round(value, 4) for value in by_seed],
-            "real_flagged_at_5_percent": {name: round(value, 4) for name, value in sorted(held_out.line_passed.items())},
-            "control_shuffled_labels": asdict(shuffled_labels(held_out.by_condition[HEADLINE], images.generated.tolist())),
+            "real_flagged_at_5_percent": {name: round(value, 4) for name, value in sorted(held_out.flagged.items())},
+            "content_matched": [_rounded(asdict(figure)) for figure in matched],
+            "control_shuffled_labels": asdict(shuffled_labels(held_out.scores["mdmf"], images.generated.tolist())),
             "tables": {name: [_rounded(asdict(figure)) for figure in figures] for name, figures in tables.items()},
         },
     }
@@ -139,7 +126,7 @@ def publish_scorer(
     statistic: Statistic,
     record: dict[str, Any],
     choice: Choice,
-    held_out: HeldOut,
+    figures: Sequence[Figure],
 ) -> Trained:
     name = os.path.basename(settings.out.rstrip("/"))
     scorer = with_signature(raw, name, fitted.signature, statistic, fitted.sigma)
@@ -157,7 +144,6 @@ def publish_scorer(
     contents = {f"bank/{key}": value for key, value in own_bank(name, scorer, data, settings.points).items()}
     contents |= {SEEN: buffer.getvalue(), PEERS: _peer_weights(data)} | scorer_files(scorer, settings.backbone, record)
     publish(settings.out, contents, settings.storage_block)
-    figures = held_out.tables(data.images[HEADLINE])[f"mdmf, {HEADLINE}"]
     pooled = next(figure for figure in figures if figure.name == "all generators")
     mean = float(np.mean(list(per_generator(figures).values())))
     return Trained(
@@ -167,44 +153,38 @@ def publish_scorer(
 
 
 def own_bank(name: str, scorer: Scorer, data: TrainingData, points: int) -> dict[str, bytes]:
-    """The files of the bank that lies in a scorer's directory: one slice, as many patches of every source, and its calibration.
+    """The files of the bank that lies in a scorer's directory: one slice a domain under the neutral protocol, calibrated.
 
-    Raises:
-        ArtifactError: a scorer without a bandwidth of its own.
+    A domain with too few images to calibrate joins the largest one.
     """
-    sigma = scorer.sigma
-    if sigma is None:
-        raise ArtifactError(f"scorer {scorer.name} has no bandwidth")
-    stored = data.images["stored"]
-    in_bank = (data.role == "bank") & ~stored.generated
-    vectors = signatures(scorer.signature, bank_tokens(stored.subset(in_bank), 20_000))
-    images = [
-        RealImage(_member(f), f.shape, stored.embeddings[at], partial(signatures, scorer.signature, stored.tokens[at]))
-        for at, f in enumerate(data.facts)
-    ]
-    part = Slice.of(DOMAIN, compress([vectors], points, sigma), int(in_bank.sum()), sigma)
-    bare = Bank(name, scorer.scorer_id, (part,), sigma, ())
-    bank = with_members(bare, scorer, [images[at] for at in np.flatnonzero(in_bank).tolist()])
-    used = np.flatnonzero((data.role == "calibrate") & ~stored.generated).tolist()
-    calibration = calibrate(scorer, bank, [images[at] for at in used])
-    return {CALIBRATION: calibration.file()} | bank.files()
+    neutral = data.images
+    means = mean_tokens(neutral.tokens)
+    domains = Counter(f.domain for f, role in zip(data.facts, data.role, strict=True) if role == CALIBRATE)
+    (largest, _), *_ = domains.most_common(1)
+
+    def images(role: str) -> list[RealImage]:
+        found = []
+        for at in np.flatnonzero((data.role == role) & ~neutral.generated).tolist():
+            facts = data.facts[at]
+            member = _member(facts, facts.domain if domains[facts.domain] >= LEAST_OF_SEVERAL else largest)
+            found.append(RealImage(member, facts.shape, means[at], partial(signatures, scorer.signature, neutral.tokens[at])))
+        return found
+
+    bank = assemble(scorer, images("bank"), name, points, "herding")
+    return {CALIBRATION: calibrate(scorer, bank, images(CALIBRATE)).file()} | bank.files()
 
 
-def _member(facts: ImageFacts) -> BankMember:
+def _member(facts: ImageFacts, domain: str) -> BankMember:
     return BankMember(
-        facts.group, os.path.basename(facts.url), facts.sha256, DOMAIN, None, facts.format, facts.width, facts.height,
+        facts.group, os.path.basename(facts.url), facts.sha256, domain, None, facts.format, facts.width, facts.height,
         facts.jpeg_quality,
     )  # fmt: skip
 
 
 def _peer_weights(data: TrainingData) -> bytes:
     """The peers on the same training images, for `evaluate`; plain MMD is a bank of raw tokens."""
-    used = np.flatnonzero((data.row_role == "pfs") & (data.rows.kinds != REGENERATED))
-    rows = data.rows.subset(used)
-    generated = rows.kinds == GENERATED
-    raw = bank_tokens(data.images["stored"].subset((data.role == "bank") & ~data.images["stored"].generated)).float()
+    raw = bank_tokens(data.images.subset(data.role == "bank")).float()
     sigma = median_heuristic(raw)
-    tensors = train_probe(data.row_embeddings[used], generated, rows.groups).tensors("probe")
-    tensors |= train_vote(rows.tokens, generated, rows.groups).tensors("vote")
+    tensors = Peers.train(data.rows.subset(data.row_trains), data.row_embeddings).tensors()
     tensors |= {"plain.points": raw[herding(raw, min(500, len(raw)), sigma)[0]], "plain.sigma": torch.tensor([sigma])}
     return save(tensors)

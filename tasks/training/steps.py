@@ -36,17 +36,10 @@ def plan(settings: TrainSettings) -> TrainingPlan:
     return TrainingPlan(listing=write_listing(settings.cache, images), images=len(images), chunks=len(chunked(images)))
 
 
-@task(cache_policy=NO_CACHE, task_run_name="regenerators")
-def regenerators(settings: TrainSettings, listing: str) -> None:
-    """Trains the regenerating networks, unless the cache holds them."""
-    settings.token_cache(read_listing(listing))
-
-
 @task(cache_policy=NO_CACHE, task_run_name="tokens {chunk}", retries=1, retry_delay_seconds=5)
 def extract(settings: TrainSettings, listing: str, chunk: int) -> int:
     """Fills the cache for one chunk of images; the number of conditions that were not there yet."""
-    images = read_listing(listing)
-    return settings.token_cache(images).fill(chunked(images)[chunk], settings.conditions(), settings.storage_block)
+    return settings.token_cache().fill(chunked(read_listing(listing))[chunk], settings.conditions(), settings.storage_block)
 
 
 @task(cache_policy=NO_CACHE, task_run_name="train {settings.out}")

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -12,20 +12,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from mdmf_core.digests import digest_of, sha256_hex, tensors_digest
-from mdmf_core.errors import SourceError
 from mdmf_core.records import ExclusionReason, ImageExcluded, ImageShape
 from mdmf_core.scoring.scorer import Scorer
 from mdmf_core.training.conditions import crops_under
 from mdmf_core.training.labelled import LabelledImage
 from mdmf_core.training.model_choice import ImageTokens
-from mdmf_core.training.regenerate import SPECS, TILE, Regenerator, train_regenerator
 from tasks.scoring.decoder_pool import DecodePool, decode_pool
 from tasks.storage.checked_reads import read_bytes
 from tasks.storage.publishing import whole_file
 
-VERSION = "tokens-1"  # raise when a change in augmentation or regeneration makes cached tokens stale
+VERSION = "tokens-2"  # raise when a change in views or embeddings makes cached tokens stale
 _CHUNK = 64  # images
-_TILE = 320  # px, centre of a real image, for regenerators
 _BATCH = 64  # crops in one backbone pass
 
 
@@ -37,6 +34,7 @@ class ImageFacts:
     generated: bool
     group: str
     domain: str
+    pair: str | None
     sha256: str
     format: str = ""
     width: int = 0
@@ -74,8 +72,8 @@ def chunked(images: Sequence[LabelledImage]) -> list[tuple[LabelledImage, ...]]:
 class TokenCache:
     """Chunks on local disk, named by everything that their tokens depend on."""
 
-    def __init__(self, folder: str, scorer: Scorer, seed: int, regenerators: Sequence[Regenerator]) -> None:
-        self.folder, self.scorer, self.seed, self.regenerators = folder, scorer, seed, regenerators
+    def __init__(self, folder: str, scorer: Scorer) -> None:
+        self.folder, self.scorer = folder, scorer
         self._identity = {
             "version": VERSION,
             "backbone": dict(scorer.backbone_record),
@@ -83,21 +81,15 @@ class TokenCache:
             "crops": asdict(scorer.crops),
             "autocast": str(scorer.autocast),
         }
-        self._random_identity = {
-            "seed": seed,
-            "regenerators": [tensors_digest(network.state_dict()) for network in regenerators],
-        }
 
     def path(self, chunk: Sequence[LabelledImage], condition: str) -> str:
-        random = self._random_identity if condition.startswith(("augmented-", "regenerated-")) else {}
         files = [[image.url, image.size_bytes, image.generated] for image in chunk]
-        name = digest_of(self._identity | random | {"condition": condition, "files": files})
+        name = digest_of(self._identity | {"condition": condition, "files": files})
         return os.path.join(self.folder, condition, f"{name[:32]}.safetensors")
 
     def fill(self, chunk: Sequence[LabelledImage], conditions: Sequence[str], storage_block: str | None) -> int:
         """Computes what is missing of one chunk; the number of conditions computed. Every file is read once."""
         missing = [name for name in conditions if not os.path.exists(self.path(chunk, name))]
-        missing = [name for name in missing if not (name.startswith("regenerated-") and chunk[0].generated)]
         if not missing:
             return 0
         pool = decode_pool()
@@ -115,17 +107,15 @@ class TokenCache:
 
     def _crops(self, image: LabelledImage, data: bytes, condition: str, pool: DecodePool) -> ImageCrops:
         digest = sha256_hex(data)
-        facts = ImageFacts(image.url, image.generated, image.group, image.domain, digest)
+        facts = ImageFacts(image.url, image.generated, image.group, image.domain, image.pair, digest)
         try:
             decoded = pool.upright(data)
-            facts = ImageFacts(
-                image.url, image.generated, image.group, image.domain, digest, decoded.format, decoded.width, decoded.height,
-                decoded.jpeg_quality,
-            )  # fmt: skip
-            seed = (self.seed, int(digest[:12], 16))
-            crops = crops_under(condition, decoded.pixels, image.generated, self.scorer.crops, self.regenerators, seed)
+            facts = replace(
+                facts, format=decoded.format, width=decoded.width, height=decoded.height, jpeg_quality=decoded.jpeg_quality
+            )
+            crops = crops_under(condition, decoded.pixels, digest, self.scorer.crops)
         except ImageExcluded as excluded:
-            return ImageFacts(**asdict(facts) | {"reason": str(excluded.reason)}), None
+            return replace(facts, reason=str(excluded.reason)), None
         return facts, crops
 
     @torch.inference_mode()
@@ -149,73 +139,18 @@ class TokenCache:
             save_file(contents, temporary, metadata={"images": json.dumps([asdict(facts) for facts, _ in made])})
 
     def read(self, chunks: Sequence[Sequence[LabelledImage]], condition: str) -> Iterator[ChunkTokens]:
-        """The filled chunks of a condition, one at a time; ``regenerated`` ones of real images only."""
+        """The filled chunks of a condition, one at a time."""
         for chunk in chunks:
-            if condition.startswith("regenerated-") and chunk[0].generated:
-                continue
             path = self.path(chunk, condition)
             with safe_open(path, "pt") as file:
                 found = json.loads(file.metadata()["images"])
-            # Group and domain are the listing's to say: they may change while the tokens do not.
+            # Group, domain and pair are the listing's to say: they may change while the tokens do not.
             facts = tuple(
-                ImageFacts(**entry | {"group": image.group, "domain": image.domain})
+                ImageFacts(**entry | {"group": image.group, "domain": image.domain, "pair": image.pair})
                 for entry, image in zip(found, chunk, strict=True)
             )
             tensors = load_file(path)
             yield ChunkTokens(facts, tensors["tokens"], tensors["counts"], tensors["embeddings"])
-
-
-def load_regenerators(
-    folder: str, images: Sequence[LabelledImage], steps: int, seed: int, storage_block: str | None
-) -> list[Regenerator]:
-    """The regenerating networks for a set of real images, trained where ``folder`` does not hold them yet.
-
-    Raises:
-        SourceError: no real image of at least 64 px can be read.
-    """
-    real = [image for image in images if not image.generated]
-    picked = [real[index] for index in np.random.default_rng(seed).permutation(len(real))[:256]]
-    name = digest_of({"version": VERSION, "files": [[i.url, i.size_bytes] for i in picked], "steps": steps, "seed": seed})
-    path = os.path.join(folder, "regenerators", f"{name[:32]}.safetensors")
-    networks = {spec: Regenerator(SPECS[spec]) for spec in SPECS}
-    if not os.path.exists(path):
-        tiles = _tiles(picked, storage_block)
-        networks = {spec: train_regenerator(SPECS[spec], tiles, steps, seed + at) for at, spec in enumerate(SPECS)}
-        tensors = {
-            f"{spec}/{key}": value.contiguous() for spec, net in networks.items() for key, value in net.state_dict().items()
-        }
-        with whole_file(path) as temporary:
-            save_file(tensors, temporary)
-    tensors = load_file(path)
-    for spec, network in networks.items():
-        network.load_state_dict(
-            {key.partition("/")[2]: value for key, value in tensors.items() if key.partition("/")[0] == spec}
-        )
-    return [network.eval().requires_grad_(False) for network in networks.values()]
-
-
-def _tiles(images: Sequence[LabelledImage], storage_block: str | None) -> UInt8[np.ndarray, "n side side 3"]:
-    """Centre squares of one side: that of most images, at most 320 px, at least 64 px."""
-    pool = decode_pool()
-
-    def read(image: LabelledImage) -> UInt8[np.ndarray, "height width 3"] | None:
-        try:
-            return pool.upright(read_bytes(image.url, storage_block)).pixels
-        except ImageExcluded:
-            return None
-
-    decoded = [pixels for pixels in pool.threads.map(read, images) if pixels is not None]
-    sides = np.array([min(pixels.shape[:2]) for pixels in decoded])
-    usable = sides[sides >= TILE]
-    if not len(usable):
-        raise SourceError(f"none of {len(images)} real images can be read at {TILE} px or more; regenerators need some")
-    side = min(_TILE, int(np.quantile(usable, 0.25)))
-    tiles = []
-    for pixels in decoded:
-        top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
-        if top >= 0 and left >= 0:
-            tiles.append(pixels[top : top + side, left : left + side])
-    return np.stack(tiles)
 
 
 def per_image(chunk: ChunkTokens) -> list[tuple[ImageFacts, torch.Tensor, torch.Tensor]]:
@@ -237,5 +172,5 @@ def image_tokens(chunks: Sequence[ChunkTokens], usable: np.ndarray) -> ImageToke
         [tokens.flatten(0, 1) for _, tokens, _ in kept],
         np.stack([embeddings.float().mean(0).numpy() for _, _, embeddings in kept]),
         np.array([f.generated for f in facts]), np.array([f.group for f in facts]), np.array([f.domain for f in facts]),
-        np.array([f.sha256 for f in facts]),
+        np.array([f.pair for f in facts], dtype=object), np.array([f.sha256 for f in facts]),
     )  # fmt: skip

@@ -99,7 +99,14 @@ def test_training_reads_from_s3_and_publishes_there(prefect_server, signed_in, t
     from flows.train import train_pfs
 
     write_labelled(signed_in / "labelled", images=8)
-    arguments = {"objectives": ("closed-form",), "variants": 1, "regenerated_variants": 0, "points": 50, "device": "cpu"}
+    arguments = {
+        "objectives": ("mmd-d",),
+        "backbone": "forensic",
+        "views": 1,
+        "steps_per_arm": 5,
+        "points": 50,
+        "device": "cpu",
+    }
     there = train_pfs("s3://corpus/labelled", "s3://corpus/scorers/mine", cache=str(tmp_path / "a"), **arguments)
     here = train_pfs(str(signed_in / "labelled"), str(tmp_path / "mine"), cache=str(tmp_path / "b"), **arguments)
     assert there.scorer_id == here.scorer_id

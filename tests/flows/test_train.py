@@ -16,8 +16,8 @@ from PIL import Image
 from mdmf_core.errors import ArtifactError, LabelError, MdmfError
 from tasks.scoring.loading import load_scorer, load_setup
 
-ARMS = ("none", "closed-form", "mmd-d", "mmd-mp", "bce")
-SMALL = {"variants": 1, "regenerated_variants": 0, "seeds": 2, "steps_per_arm": 10, "points": 50, "device": "cpu"}
+ARMS = ("none", "mmd-d", "mmd-mp", "bce")
+SMALL = {"backbone": "forensic", "views": 1, "seeds": 2, "steps_per_arm": 40, "points": 50, "device": "cpu"}
 
 
 @pytest.fixture(scope="session")
@@ -40,11 +40,11 @@ def test_the_card_says_what_was_done_and_what_it_is_worth(trained):
     card = json.loads((trained / "scorer.json").read_text())["training"]
     assert card["data"]["images"] == 96
     assert {g["fold"] for g in card["data"]["groups"]} == {0, 1, 2}
-    assert len(card["validation_auroc"]) == 5 * 4
-    assert len(card["held_out"]["auroc_mean_by_seed"]) == 2
+    assert len(card["auroc_by_choice"]) == 4 * 3
     assert set(card["held_out"]["tables"]) == {
-        "mdmf, stored", "mdmf, jpeg-90", "mdmf, jpeg-70", "global probe", "patch vote", "plain mmd",
+        "mdmf", "class-token probe", "mean-token probe", "patch vote", "plain mmd",
     }  # fmt: skip
+    assert card["held_out"]["content_matched"] == []
     assert card["held_out"]["control_shuffled_labels"]["holds"]
     assert str(card).count("/real/") == 0  # no path of this machine
     rows = pq.read_table(trained / "training.parquet").to_pylist()
@@ -61,7 +61,7 @@ def test_training_twice_gives_the_same_scorer_and_publishes_once(trained, labell
     assert again.scorer_id == json.loads((trained / "scorer.json").read_text())["scorer_id"]
     assert again.objective == chosen
     with pytest.raises(MdmfError, match="exists"):
-        train_pfs(str(labelled), str(trained), objectives=("closed-form",), cache=cache, **SMALL)
+        train_pfs(str(labelled), str(trained), objectives=("mmd-d",), cache=cache, **SMALL)
 
 
 def test_curate_uses_a_trained_scorer_with_its_own_bank(trained, prefect_server, tmp_path):
@@ -110,9 +110,13 @@ def test_evaluate_reports_unseen_groups_apart_with_peers_and_controls(trained, l
     assert all(control.holds for control in found.controls)
     record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert set(record["tables"]) == {
-        f"{name}: held-out groups" for name in ("mdmf", "mdmf, as stored", "global probe", "patch vote", "plain mmd")
+        f"{name}: held-out groups"
+        for name in ("mdmf", "mdmf, as stored", "class-token probe", "mean-token probe", "patch vote", "plain mmd")
     }
-    assert [row["condition"] for row in record["robustness"]] == ["jpeg-90", "stored", "jpeg-70", "blur-1"]
+    assert [row["condition"] for row in record["robustness"]] == ["crawl-0", "stored", "jpeg-70", "blur-1"]
+    assert all(row["images"] == 80 for row in record["robustness"])
+    assert record["robustness"][0]["auroc"] == record["robustness"][1]["neutral"]
+    assert set(record["real_flagged"]) == {"crawl-0", "stored"}
     for plot in ("generators.png", "robustness.png"):
         with Image.open(tmp_path / "out" / plot) as image:
             assert image.size[0] > 300
@@ -146,9 +150,12 @@ def test_sets_from_which_nothing_honest_follows_are_refused_before_any_pass(labe
 def test_sources_too_small_for_bank_and_calibration_are_refused_with_what_is_missing(prefect_server, tmp_path):
     from flows.train import train_pfs
 
-    write_labelled(tmp_path / "few", images=7)
-    with pytest.raises(LabelError, match=r"2 images for the bank and 1 for calibration; at least 2 of each are needed"):
-        train_pfs(str(tmp_path / "few"), str(tmp_path / "out"), objectives=("closed-form",), cache=str(tmp_path / "c"), **SMALL)
+    write_labelled(tmp_path / "few", images=18)
+    for source in "bc":
+        for path in sorted((tmp_path / "few" / "real" / source).iterdir())[1:]:
+            path.unlink()
+    with pytest.raises(LabelError, match=r"0 images for the bank and 0 for calibration; at least 2 of each are needed"):
+        train_pfs(str(tmp_path / "few"), str(tmp_path / "out"), objectives=("mmd-d",), cache=str(tmp_path / "c"), **SMALL)
     assert not (tmp_path / "out").exists()
 
 
@@ -159,20 +166,21 @@ def test_classes_that_differ_in_format_are_refused(prefect_server, tmp_path):
     for path in (tmp_path / "set" / "generated").rglob("*.jpg"):
         path.write_bytes(generated(int(path.stem), "PNG"))
     with pytest.raises(LabelError, match=r"every real image is JPEG and every generated one PNG"):
-        train_pfs(str(tmp_path / "set"), str(tmp_path / "out"), objectives=("closed-form",), cache=str(tmp_path / "c"), **SMALL)
+        train_pfs(str(tmp_path / "set"), str(tmp_path / "out"), objectives=("mmd-d",), cache=str(tmp_path / "c"), **SMALL)
 
 
-def test_a_bare_backbone_has_no_bank():
+def test_a_bare_backbone_has_no_bank(tiny_scorer):
     with pytest.raises(ArtifactError, match="backbone without a bank"):
-        load_setup("forensic", "default", "cpu", 8, 1, None)
+        load_setup(tiny_scorer, "default", "cpu", 8, 1, None)
 
 
 @pytest.mark.long
 def test_a_killed_run_goes_on_where_it_stopped(trained, labelled, tmp_path):
     command = [
         sys.executable, "-m", "mdmf_cli.main", "train", str(labelled), "--out", str(tmp_path / trained.name), "--device", "cpu",
-        "--cache", str(tmp_path / "cache"), "--variants", "1", "--regenerated-variants", "0", "--seeds", "2", "--steps", "10",
-        "--points", "50",
+        "--cache", str(tmp_path / "cache"), "--backbone", "forensic",
+        "--views", "1", "--seeds", "2", "--steps", "40", "--points", "50",
+        *(part for arm in ARMS for part in ("--objective", arm)),
     ]  # fmt: skip
     killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (found := list((tmp_path / "cache").rglob("*.safetensors"))):

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from fabricate import encoded, generated, landed, write_tar
@@ -15,7 +14,6 @@ from hostile_decoders import ARGV
 from mdmf_core.digests import sha256_hex
 from mdmf_core.images.decode import ImageLimits, decode
 from mdmf_core.training.conditions import crops_under
-from mdmf_core.training.regenerate import SPECS, Regenerator
 from tasks.banks import real_images
 from tasks.report import pictures
 from tasks.report.write import write_report
@@ -74,28 +72,16 @@ def test_the_report_asks_no_decoder_about_an_image_that_ended_one_before(hostile
 
 def test_the_token_cache_excludes_the_image_once_for_all_conditions(labelled, hostile, tmp_path):
     chunks = chunked(list_labelled(str(labelled), "train", None, None))
-    cache = TokenCache(str(tmp_path / "cache"), load_scorer("forensic", "cpu"), 0, [])
+    cache = TokenCache(str(tmp_path / "cache"), load_scorer("forensic", "cpu"))
     asked: list[str] = []
     answer = hostile.decode
     hostile.decode = lambda data, plan: (asked.append(data[-5:].decode("latin1")), answer(data, plan))[1]
     for chunk in chunks:
-        cache.fill(chunk, ["stored", "augmented-0"], None)
-    for condition in ("stored", "augmented-0"):
+        cache.fill(chunk, ["stored", "crawl-0"], None)
+    for condition in ("stored", "crawl-0"):
         facts = [entry for chunk in cache.read(chunks, condition) for entry in chunk.facts]
         assert {Path(entry.url).stem: entry.reason for entry in facts if entry.reason} == dict(zip(FATAL, REASONS, strict=True))
     assert sum(end in ("CRASH", "\xd9HANG") for end in asked) == 2  # the second condition asked no decoder again
-
-
-def test_regenerators_are_trained_without_the_image(labelled, hostile):
-    images = [image for image in list_labelled(str(labelled), "train", None, None) if not image.generated]
-    tiles = token_cache._tiles(images, None)
-    pixels = [
-        decode(Path(image.url).read_bytes(), ImageLimits()).pixels for image in images if Path(image.url).stem not in FATAL
-    ]
-    side = min(int(np.quantile([min(p.shape[:2]) for p in pixels], 0.25)), 320)
-    tops = [((p.shape[0] - side) // 2, (p.shape[1] - side) // 2) for p in pixels]
-    expected = [p[top : top + side, left : left + side] for p, (top, left) in zip(pixels, tops, strict=True)]
-    assert np.array_equal(tiles, np.stack(expected))
 
 
 def test_an_evaluation_lists_the_image_with_its_reason(labelled, hostile, tmp_path):
@@ -122,10 +108,10 @@ def test_a_bank_is_built_without_the_image(labelled, hostile):
 
 def test_tokens_are_those_of_pixels_decoded_in_this_process(labelled, tmp_path):
     """Bit for bit: the pipe between decoder and cache changes nothing."""
-    scorer, regenerators = load_scorer("forensic", "cpu"), [Regenerator(SPECS["autoencoder-4-nearest"]).eval()]
+    scorer = load_scorer("forensic", "cpu")
     (chunk,) = [chunk for chunk in chunked(list_labelled(str(labelled), "train", None, None)) if not chunk[0].generated]
-    conditions = ["stored", "jpeg-90", "augmented-0", "regenerated-0"]
-    through_decoders = TokenCache(str(tmp_path / "there"), scorer, 0, regenerators)
+    conditions = ["stored", "jpeg-90", "crawl-0"]
+    through_decoders = TokenCache(str(tmp_path / "there"), scorer)
     through_decoders.fill(chunk, conditions, None)
     for condition in conditions:
         made = []
@@ -134,10 +120,9 @@ def test_tokens_are_those_of_pixels_decoded_in_this_process(labelled, tmp_path):
             here = decode(data, ImageLimits())
             sha256, known = sha256_hex(data), asdict(here.facts)
             del known["border_px"]
-            facts = token_cache.ImageFacts(image.url, False, "web", image.domain, sha256, **known)
-            seed = (0, int(sha256[:12], 16))
-            made.append((facts, crops_under(condition, here.pixels, False, scorer.crops, regenerators, seed)))
-        in_process = TokenCache(str(tmp_path / "here"), scorer, 0, regenerators)
+            facts = token_cache.ImageFacts(image.url, False, "web", image.domain, image.pair, sha256, **known)
+            made.append((facts, crops_under(condition, here.pixels, sha256, scorer.crops)))
+        in_process = TokenCache(str(tmp_path / "here"), scorer)
         in_process._save(in_process.path(chunk, condition), made)
         (one,), (two,) = (list(cache.read([chunk], condition)) for cache in (through_decoders, in_process))
         assert one.facts == two.facts

@@ -1,4 +1,4 @@
-"""Histories and perturbations treat both classes alike and leave no trace of the file's own format."""
+"""Crawls and perturbations treat both classes alike and leave no trace of the file's own format."""
 
 import io
 
@@ -9,8 +9,9 @@ from PIL import Image
 
 from mdmf_core.images.crops import CropPlan
 from mdmf_core.records import ImageExcluded
-from mdmf_core.training.augment import PERTURBATIONS, History, perturb, random_crop
+from mdmf_core.training.augment import PERTURBATIONS, perturb, random_crop
 from mdmf_core.training.conditions import crops_under
+from mdmf_core.training.crawl import crawled
 
 PIXELS = np.asarray(photo(1, 300, 280))
 
@@ -25,37 +26,62 @@ def test_every_perturbation_gives_pixels(name):
     assert same == (name in ("stored", "png"))
 
 
-@pytest.mark.parametrize("name", ["jpeg", "jpeg-x", "tilt-5", "augmented-1"])
+@pytest.mark.parametrize("name", ["jpeg", "jpeg-x", "tilt-5", "crawl-1"])
 def test_unknown_perturbations_are_refused(name):
     with pytest.raises(ValueError, match="unknown perturbation"):
         perturb(PIXELS, name)
 
 
-def test_a_history_repeats_from_its_seed_and_never_falls_below_the_crop():
-    for seed in range(60):
-        random = np.random.default_rng(seed)
-        history = History.draw(random)
-        small = PIXELS[:70, :66]
-        processed = history.apply(history.region(small, 64, random), 64, random)
-        assert min(processed.shape[:2]) >= 64
-        again = np.random.default_rng(seed)
-        assert np.array_equal(processed, (h := History.draw(again)).apply(h.region(small, 64, again), 64, again))
-
-
-def test_the_draw_of_a_history_does_not_look_at_the_class():
-    plan = CropPlan(64, 4)
-    real, made = (crops_under("augmented-0", PIXELS, generated, plan, [], (7, 8)) for generated in (False, True))
-    # Without regenerators the class decides nothing but the draw of the smoothed counterpart, which comes after the region.
-    assert real.shape == made.shape == (3, 3, 64, 64)
-
-
 def test_a_crop_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="does not fit"):
         random_crop(PIXELS, 281, np.random.default_rng(0))
-    with pytest.raises(ImageExcluded, match="training needs 512"):
-        crops_under("augmented-0", PIXELS, False, CropPlan(512, 1), [], (0,))
-    with pytest.raises(ValueError, match="unknown condition"):
-        crops_under("turned-0", PIXELS, False, CropPlan(64, 1), [], (0,))
+
+
+# ------------------------------------------------------------------------------------------------ the neutral protocol
+
+
+def test_a_crawl_shrinks_every_image_to_web_size_and_repeats_from_its_seed():
+    large = np.asarray(photo(2, 900, 700))
+    shorts = []
+    for seed in range(40):
+        seen = crawled(large, 224, np.random.default_rng(seed))
+        assert np.array_equal(seen, crawled(large, 224, np.random.default_rng(seed)))
+        assert seen.shape[1] / seen.shape[0] == pytest.approx(900 / 700, rel=0.05)
+        shorts.append(min(seen.shape[:2]))
+    assert 256 <= min(shorts) < 300
+    assert 460 < max(shorts) <= 512
+
+
+def test_a_small_image_shrinks_a_little_and_never_below_the_crop():
+    shorts = [min(crawled(PIXELS, 224, np.random.default_rng(seed)).shape[:2]) for seed in range(40)]
+    assert min(shorts) >= 224
+    assert max(shorts) <= 0.97 * 279
+
+
+def test_an_image_that_would_have_to_grow_is_excluded():
+    with pytest.raises(ImageExcluded, match="240 px"):
+        crawled(PIXELS[:224], 224, np.random.default_rng(0))
+
+
+def test_views_depend_on_the_file_and_their_number_and_on_nothing_else():
+    plan, digest = CropPlan(64, 1), "ab" * 32
+    first = crops_under("crawl-0", PIXELS, digest, plan)
+    assert first.shape == (1, 3, 64, 64)
+    assert np.array_equal(first, crops_under("crawl-0", PIXELS, digest, plan))
+    assert not np.array_equal(first, crops_under("crawl-1", PIXELS, digest, plan))
+    assert not np.array_equal(first, crops_under("crawl-0", PIXELS, "cd" * 32, plan))
+
+
+def test_a_plan_of_several_crops_cuts_all_of_a_view():
+    seen = crawled(PIXELS, 64, np.random.default_rng([int("ab" * 6, 16), 0]))
+    plan = CropPlan(64, 16)
+    assert np.array_equal(crops_under("crawl-0", PIXELS, "ab" * 32, plan), plan.cut(seen))
+
+
+@pytest.mark.parametrize("name", ["turned-0", "crawl-x", "crawl", "crawl--1"])
+def test_unknown_conditions_are_refused(name):
+    with pytest.raises(ValueError, match=r"unknown condition .*known are crawl-0"):
+        crops_under(name, PIXELS, "ab" * 32, CropPlan(64, 1))
 
 
 def test_crops_in_the_scorers_encoding_do_not_depend_on_their_neighbours():

@@ -99,7 +99,7 @@ def test_roles_are_exact_shares_of_every_real_source_and_follow_the_bytes():
     roles = deal_roles(found)
     for group in "ab":
         own = [role for role, (made, name, _) in zip(roles, found, strict=True) if name == group and not made]
-        assert sorted(own) == ["bank"] * 5 + ["calibrate"] * 5 + ["pfs"] * 10
+        assert sorted(own) == ["bank"] * 4 + ["calibrate"] * 8 + ["pfs"] * 8
     assert roles[-1] == "pfs"
     again = dict(zip([i[2] for i in found[::-1]], deal_roles(found[::-1]), strict=True))
     assert [again[digest] for *_, digest in found] == roles

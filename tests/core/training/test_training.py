@@ -1,4 +1,4 @@
-"""PFS training on tokens whose answer is known: objectives, gradients, start, choice."""
+"""PFS training on tokens whose answer is known: objectives, gradients, joined seeds, choice."""
 
 import numpy as np
 import pytest
@@ -7,18 +7,18 @@ import torch
 from mdmf_core.errors import LabelError
 from mdmf_core.mmd.kernels import gaussian
 from mdmf_core.mmd.terms import mmd2_unbiased
-from mdmf_core.training.baselines import LinearModel, train_probe, train_vote, vote
+from mdmf_core.signatures.pfs import PatchSignature
+from mdmf_core.training.baselines import LinearModel, Peers, train_probe, train_vote, vote
 from mdmf_core.training.figures import auroc
-from mdmf_core.training.model_choice import STATISTICS, Fold, ImageTokens, choose, image_terms, run_arm, scores, statistic_for
-from mdmf_core.training.one_sided_start import discriminant, start_bandwidth, widened
-from mdmf_core.training.pfs_training import fit, test_power
-from mdmf_core.training.recipe import GENERATED, OBJECTIVES, REAL, REGENERATED, Recipe, TrainingTokens
+from mdmf_core.training.model_choice import STATISTICS, Fold, ImageTokens, choose, image_terms, run_arm, scores, statistic_of
+from mdmf_core.training.pfs_training import fit, joined, test_power
+from mdmf_core.training.recipe import OBJECTIVES, Recipe, TrainingTokens
 
 test_power.__test__ = False  # an estimator, not a test
 K, D = 6, 12
 
 
-def tokens(seed: int, images: int, generated: bool, group: int, shift: float = 1.5) -> torch.Tensor:
+def tokens(seed: int, images: int, generated: bool, group: int, shift: float = 2.0) -> torch.Tensor:
     """Patches whose first direction tells the classes apart; the second tells groups, the others are noise."""
     found = torch.randn(images, K, D, generator=torch.Generator().manual_seed(seed))
     found[..., 0] += shift * generated
@@ -27,12 +27,12 @@ def tokens(seed: int, images: int, generated: bool, group: int, shift: float = 1
 
 
 def rows(groups: int = 3, images: int = 60) -> TrainingTokens:
-    kinds = [(g, kind) for g in range(groups) for kind in (REAL, GENERATED)]
-    parts = [(tokens(10 * g + kind, images, kind == GENERATED, g), g, kind) for g, kind in kinds]
+    kinds = [(g, generated) for g in range(groups) for generated in (False, True)]
     return TrainingTokens(
-        torch.cat([t for t, _, _ in parts]),
-        np.repeat([g for _, g, _ in parts], images),
-        np.repeat([kind for _, _, kind in parts], images),
+        torch.cat([tokens(10 * g + generated, images, generated, g) for g, generated in kinds]),
+        np.arange(len(kinds) * images),
+        np.repeat([g for g, _ in kinds], images),
+        np.repeat([generated for _, generated in kinds], images),
     )
 
 
@@ -42,13 +42,14 @@ def image_set(seed: int, groups: tuple[int, ...], images: int = 30) -> ImageToke
     made = np.repeat([m for _, _, m in parts], images)
     names = np.repeat([f"{'made' if m else 'real'}-{g}" for _, g, m in parts], images)
     return ImageTokens(
-        list(flat), flat.float().mean(1).numpy(), made, names, np.full(len(made), "photo"), np.arange(len(made)).astype(str)
-    )
+        list(flat), flat.float().mean(1).numpy(), made, names, np.full(len(made), "photo"), np.full(len(made), None),
+        np.arange(len(made)).astype(str),
+    )  # fmt: skip
 
 
 def fold() -> Fold:
-    bank = image_set(500, (0,))
-    return Fold(rows(), bank.subset(~bank.generated), image_set(700, (1,)), {"jpeg-90": image_set(900, (2,))})
+    bank = image_set(500, (0, 1, 2))
+    return Fold(rows(), bank.subset(~bank.generated), {"crawl-0": image_set(900, (2,))})
 
 
 # ---------------------------------------------------------------------------------------------------- objectives
@@ -95,52 +96,40 @@ def test_gradients_are_finite_where_points_coincide():
     assert bool(torch.isfinite(x.grad).all())
 
 
-# ---------------------------------------------------------------------------------------------------- the start
+# ------------------------------------------------------------------------------------------------ one signature and several
 
 
-def test_the_discriminant_points_at_what_tells_the_classes_apart_and_not_the_sources():
-    head = discriminant(rows(), Recipe())
-    weight = head.inner.weight[0] / head.inner.weight[0].norm()
-    assert float(weight[0]) > 0.95
-    assert abs(float(weight[1])) < 0.1
+def test_the_kernel_of_joined_signatures_is_the_geometric_mean_of_theirs():
+    members = [(PatchSignature(D, 5, 3), 0.7), (PatchSignature(D, 5, 3), 1.9)]
+    x, y = (torch.randn(4, D, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    with torch.no_grad():
+        kernels = [gaussian(head(x), head(y), sigma) for head, sigma in members]
+        whole = joined(members)
+        found = gaussian(whole(x), whole(y), 1.0)
+    assert torch.allclose(found, (kernels[0] * kernels[1]).sqrt(), atol=1e-6)
+    assert whole(x).shape == (4, 6)
 
 
-def test_the_start_is_one_sided():
-    head = discriminant(rows(), Recipe())
-    below, far_below, above, far_above = (head(torch.eye(1, D) * value)[0, 0] for value in (-4.0, -8.0, 2.0, 3.0))
-    assert abs(float(below - far_below)) < 0.05
-    assert float(far_above - above) > 0.2
+def test_one_signature_joined_is_itself_at_bandwidth_1():
+    head = PatchSignature(D, 5, 3)
+    assert torch.allclose(joined([(head, 2.0)])(torch.ones(1, D)), head(torch.ones(1, D)) / 2, atol=1e-6)
 
 
-def test_training_without_a_class_is_refused():
-    only_real = rows().subset(np.flatnonzero(rows().kinds == REAL))
-    with pytest.raises(LabelError, match="180 real and 0 generated"):
-        discriminant(only_real, Recipe())
+@pytest.mark.parametrize(("generated", "message"), [(False, "180 real and 0 generated"), (True, "0 real and 180 generated")])
+def test_training_without_a_class_is_refused(generated, message):
+    with pytest.raises(LabelError, match=message):
+        fit(rows().subset(rows().generated == generated), Recipe(), [0])
 
 
-def test_regenerated_crops_take_their_share_of_the_generated_weight():
-    base = rows()
-    # Regenerated images differ from real ones in direction 2 alone; with more weight on them the start turns that way.
-    twins = tokens(77, 60, False, 0)
-    twins[..., 2] += 1.5
-    both = TrainingTokens(
-        torch.cat([base.tokens, twins]),
-        np.append(base.groups, np.zeros(60, int)),
-        np.append(base.kinds, np.full(60, REGENERATED)),
-    )
-    turned = [float(discriminant(both, Recipe(regenerated=share)).inner.weight[0, 2]) for share in (0.0, 0.4, 0.8)]
-    assert turned[0] < turned[1] < turned[2]
+def test_subsets_share_the_tokens_and_draw_from_their_own_crops():
+    every = rows()
+    some = every.subset(every.groups == 1).subset(np.arange(0, 120, 2))
+    assert some.tokens is every.tokens
+    assert torch.equal(some.some(1000), every.tokens[torch.from_numpy(some.crops)].flatten(0, 1))
+    assert len(some.some(7)) <= 7 * K
 
 
-def test_widening_leaves_the_start_in_the_first_dimension():
-    head = discriminant(rows(), Recipe())
-    wide = widened(head, Recipe(), seed=3)
-    some = rows().tokens[:5].flatten(0, 1).float()
-    assert torch.allclose(wide(some)[:, 0], head(some)[:, 0], atol=1e-6)
-    assert wide(some).shape == (30, Recipe().signature)
-
-
-@pytest.mark.parametrize("values", [{"objective": "gan"}, {"regenerated": 1.0}, {"ridge": 0}, {"steps": 0}, {"patches": 1}])
+@pytest.mark.parametrize("values", [{"objective": "gan"}, {"dropout": 1.0}, {"steps": 0}, {"patches": 1}])
 def test_recipes_that_cannot_be_meant_are_refused(values):
     with pytest.raises(ValueError, match=r"objective must be|are needed"):
         Recipe(**values)
@@ -151,17 +140,17 @@ def test_recipes_that_cannot_be_meant_are_refused(values):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_finds_unseen_groups(objective):
-    arm = run_arm(fold(), Recipe(objective=objective, steps=20), seed=1, points=60, k=2)
-    images = fold().test["jpeg-90"]
-    assert np.isfinite(arm.test["jpeg-90"]).all()
+    arm = run_arm(fold(), Recipe(objective=objective, steps=200, patches=64), seeds=[1, 2], points=60, k=2)
+    images = fold().test["crawl-0"]
+    assert np.isfinite(arm.test["crawl-0"]).all()
     if objective != "none":  # raw tokens are swamped by the direction that tells the groups apart
-        found = scores(statistic_for("cross", 2, arm.validate, fold().validate), arm.test["jpeg-90"])
+        found = scores(statistic_of("cross", 2), arm.test["crawl-0"])
         assert auroc(found[images.generated], found[~images.generated]) > 0.9
 
 
-def test_training_repeats_from_its_seed_and_differs_between_seeds():
-    recipe = Recipe(objective="mmd-d", steps=10)
-    first, again, other = (fit(rows(), recipe, seed, None) for seed in (1, 1, 2))
+def test_training_repeats_from_its_seeds_and_differs_between_them():
+    recipe = Recipe(steps=10, patches=32)
+    first, again, other = (fit(rows(), recipe, [seed]) for seed in (1, 1, 2))
     assert all(
         torch.equal(a, b)
         for a, b in zip(first.signature.state_dict().values(), again.signature.state_dict().values(), strict=True)
@@ -169,22 +158,19 @@ def test_training_repeats_from_its_seed_and_differs_between_seeds():
     assert not torch.equal(first.signature.outer.weight, other.signature.outer.weight)
 
 
-def test_early_stop_keeps_the_best_evaluation():
-    figures = iter([0.5, 0.6, 0.9, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1])
-    fitted = fit(rows(), Recipe(objective="bce", steps=100, patience=2), 0, lambda *_: next(figures))
-    assert fitted.best_step == 20
-    assert [figure for _, _, figure in fitted.curve] == [0.5, 0.6, 0.9, 0.1, 0.1]
+def test_training_leaves_the_global_random_state_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    fit(rows(), Recipe(steps=2, patches=16), [1])
+    assert torch.equal(torch.rand(3), expected)
 
 
-def test_without_validation_all_steps_are_run():
-    fitted = fit(rows(), Recipe(objective="bce", steps=30), 0, None)
-    assert fitted.best_step == 30
-
-
-def test_the_start_bandwidth_is_the_median_distance_of_signatures():
-    head = discriminant(rows(), Recipe())
-    assert 0.1 < start_bandwidth(head, rows()) < 3
-    assert start_bandwidth(None, rows()) > start_bandwidth(head, rows())
+def test_the_loss_falls_and_is_kept_for_every_seed():
+    fitted = fit(rows(), Recipe(steps=100, patches=64), [0, 1])
+    assert [len(curve) for curve in fitted.curves] == [10, 10]
+    assert all(curve[-1] < curve[0] for curve in fitted.curves)
+    assert fitted.sigma == 1.0
 
 
 # ---------------------------------------------------------------------------------------------------- choice
@@ -192,46 +178,33 @@ def test_the_start_bandwidth_is_the_median_distance_of_signatures():
 
 @pytest.mark.parametrize("name", STATISTICS)
 def test_every_statistic_rises_with_the_share_of_defects(name):
-    arm = run_arm(fold(), Recipe(), seed=1, points=60, k=2)
-    statistic = statistic_for(name, 2, arm.validate, fold().validate)
+    fitted = fit(rows(), Recipe(steps=60, patches=64), [1])
     clean = tokens(1234, 40, False, 0)
+    bank = fitted.signature(tokens(500, 20, False, 0).flatten(0, 1).float())
     means = []
     for defects in range(0, K + 1, 2):
         mixed = clean.clone()
         mixed[:, :defects, 0] += 3.0
         images = ImageTokens(
-            list(mixed), np.zeros((40, 1)), np.zeros(40, bool), np.full(40, "a"), np.full(40, "p"), np.full(40, "")
+            list(mixed), np.zeros((40, 1)), np.zeros(40, bool), *(np.full(40, value) for value in ("a", "p", None, ""))
         )
-        bank = arm.fitted.signature(fold().bank.tokens[0].float())
-        means.append(scores(statistic, image_terms(arm.fitted.signature, arm.fitted.sigma, bank, images, 2)).mean())
+        means.append(scores(statistic_of(name, 2), image_terms(fitted.signature, fitted.sigma, bank, images, 2)).mean())
     assert means[-1] > means[0]
     if name != "mmd2":  # which also rewards an image for being all alike
         assert all(np.diff(means) > 0)
 
 
-def test_the_fusion_is_monotone_whatever_the_data_say():
-    arm = run_arm(fold(), Recipe(), seed=1, points=60, k=2)
-    flipped = fold().validate
-    flipped = ImageTokens(
-        flipped.tokens, flipped.embeddings, ~flipped.generated, flipped.groups, flipped.domains, flipped.sha256s
-    )
-    for images in (fold().validate, flipped):
-        terms = statistic_for("fusion", 2, arm.validate, images).terms
-        assert terms.get("mmd2", 0) >= 0 >= terms.get("cross", 0)
-        assert terms.get("top_k", 0) <= 0
-        assert "self_term" not in terms
-
-
 def test_an_unknown_statistic_is_refused():
     with pytest.raises(ValueError, match="one of mmd2, cross"):
-        statistic_for("median", 2, np.zeros((2, 4)), fold().validate)
+        statistic_of("median", 2)
 
 
-def test_the_choice_is_made_on_validation_figures_alone():
-    arms = [run_arm(fold(), Recipe(objective=name), 1, 60, 2) for name in ("none", "closed-form")]
-    choice, figures = choose(arms, [fold(), fold()], STATISTICS, 2)
-    assert choice.objective == "closed-form"
-    assert set(figures) == {f"{objective} {name}" for objective in ("none", "closed-form") for name in STATISTICS}
+def test_the_choice_is_made_on_the_given_folds_alone():
+    recipes = [Recipe(objective=name, steps=60, patches=64) for name in ("none", "mmd-d")]
+    arms = [run_arm(fold(), recipe, [1], 60, 2) for recipe in recipes]
+    choice, figures = choose(arms, [fold(), fold()], list(STATISTICS), 2, "crawl-0")
+    assert choice.objective == "mmd-d"
+    assert set(figures) == {f"{objective} {name}" for objective in ("none", "mmd-d") for name in STATISTICS}
     assert choice.figure == max(figures.values())
 
 
@@ -240,12 +213,22 @@ def test_the_choice_is_made_on_validation_figures_alone():
 
 def test_probe_and_vote_find_the_direction():
     train, test = rows(), image_set(900, (2,))
-    probe = train_probe(train.tokens.float().mean(1).numpy(), train.kinds == GENERATED, train.groups, regularisation=1.0)
+    probe = train_probe(train.tokens.float().mean(1).numpy(), train.generated, train.groups, regularisation=1.0)
     found = probe.logits(test.embeddings)
     assert auroc(found[test.generated], found[~test.generated]) > 0.9
-    voter = train_vote(train.tokens, train.kinds == GENERATED, train.groups)
+    voter = train_vote(train)
     votes = vote(voter, test)
     assert auroc(votes[test.generated], votes[~test.generated]) > 0.9
     assert ((votes > 0) & (votes < 1)).all()
     again = LinearModel.from_tensors(probe.tensors("p"), "p")
     assert np.allclose(again.logits(test.embeddings), found)
+
+
+def test_peers_score_the_same_after_a_round_trip_through_a_file():
+    train, test = rows(), image_set(900, (2,))
+    peers = Peers.train(train, train.tokens.float().mean(1).numpy())
+    found, again = peers.scores(test), Peers.from_tensors(peers.tensors()).scores(test)
+    assert list(found) == ["class-token probe", "mean-token probe", "patch vote"]
+    for name, values in found.items():
+        assert np.allclose(values, again[name])
+        assert auroc(values[test.generated], values[~test.generated]) > 0.8
