@@ -10,7 +10,6 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from mdmf_core.choices import Part
-from mdmf_core.training.augment import PERTURBATIONS
 from tasks.training import evaluation_steps as steps
 from tasks.training.evaluation import Evaluated, EvaluateSettings
 
@@ -22,7 +21,7 @@ def evaluate(
     scorer: str = "default",
     bank: str = "default",
     part: Part = "val",
-    grid: tuple[str, ...] = PERTURBATIONS,
+    grid: tuple[str, ...] = ("jpeg-70", "jpeg-50", "blur-1", "noise-2", "resize-0.5"),
     max_per_group: Annotated[int, Field(ge=1)] | None = None,
     drop_seen: bool = False,
     cache: str = ".mdmf/tokens",
@@ -41,7 +40,7 @@ def evaluate(
         scorer: `default`, a scorer directory or a backbone's address.
         bank: `default` = the scorer's own, or a bank directory built with it.
         part: which half of GenImage.
-        grid: perturbations for the robustness table.
+        grid: perturbations for the robustness table; each one costs a pass of the backbone an image.
         max_per_group: images used of every generator and real source; None = all.
         drop_seen: leave out images that scorer, bank or calibration has seen, instead of failing on them.
         cache: folder for tokens; safe to delete.
