@@ -17,7 +17,16 @@ from mdmf_core.errors import ArtifactError, LabelError, MdmfError
 from tasks.scoring.loading import load_scorer, load_setup
 
 ARMS = ("none", "mmd-d", "mmd-mp", "bce")
-SMALL = {"backbone": "forensic", "views": 1, "seeds": 2, "steps_per_arm": 40, "points": 50, "device": "cpu"}
+STATISTICS = ("mmd2", "cross", "top-k")
+SMALL = {
+    "backbone": "forensic",
+    "statistics": STATISTICS,
+    "views": 1,
+    "seeds": 2,
+    "steps_per_arm": 40,
+    "points": 50,
+    "device": "cpu",
+}
 
 
 @pytest.fixture(scope="session")
@@ -154,7 +163,7 @@ def test_sources_too_small_for_bank_and_calibration_are_refused_with_what_is_mis
     for source in "bc":
         for path in sorted((tmp_path / "few" / "real" / source).iterdir())[1:]:
             path.unlink()
-    with pytest.raises(LabelError, match=r"0 images for the bank and 0 for calibration; at least 2 of each are needed"):
+    with pytest.raises(LabelError, match=r"0 images for the bank and 2 for calibration; at least 2 of each are needed"):
         train_pfs(str(tmp_path / "few"), str(tmp_path / "out"), objectives=("mmd-d",), cache=str(tmp_path / "c"), **SMALL)
     assert not (tmp_path / "out").exists()
 
@@ -181,6 +190,7 @@ def test_a_killed_run_goes_on_where_it_stopped(trained, labelled, tmp_path):
         "--cache", str(tmp_path / "cache"), "--backbone", "forensic",
         "--views", "1", "--seeds", "2", "--steps", "40", "--points", "50",
         *(part for arm in ARMS for part in ("--objective", arm)),
+        *(part for name in STATISTICS for part in ("--statistic", name)),
     ]  # fmt: skip
     killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (found := list((tmp_path / "cache").rglob("*.safetensors"))):
