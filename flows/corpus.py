@@ -13,10 +13,10 @@ from tasks.parts.leases import owner
 from tasks.runs import names, steps
 from tasks.runs.execution import CurateResult, run_closed
 from tasks.runs.fan_out import steps as corpus_steps
-from tasks.runs.fan_out.artifacts import publish_corpus
 from tasks.runs.fan_out.child_runs import ChildRuns, require_deployment
 from tasks.runs.fan_out.follower import Follower
 from tasks.runs.fan_out.portions import CorpusPlan, PortionResult, results, totals
+from tasks.runs.fan_out.prefect_page import publish_corpus
 from tasks.runs.settings import CurateSettings, ResolvedSettings, Share
 from tasks.storage.filesystems import refuse_credentials
 from tasks.warehouse.warehouse import Warehouse

@@ -120,7 +120,7 @@ def print_speed(
         seconds: for each figure.
     """
     from mdmf_cli.speed_advice import changes
-    from mdmf_core.scoring.speed_advice import limit_of
+    from mdmf_core.scoring.slowest_stage import limit_of
     from tasks.scoring.loading import device_label, load_setup
     from tasks.scoring.speed import measure
 

@@ -1,6 +1,6 @@
 """Advice on what to change when the slowest stage is known, in the words of options and pages."""
 
-from mdmf_core.scoring.speed_advice import Limit, Rates
+from mdmf_core.scoring.slowest_stage import Limit, Rates
 
 _CLOSE = 1.2  # a stage within this factor of the limit is the next one
 

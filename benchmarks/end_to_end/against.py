@@ -19,7 +19,7 @@ IMAGES, REPEATS = 256, 3
 _SCORE = """
 import inspect, json, shutil, sys, time
 from flows.curate import curate
-from tasks.scoring.shard import score_shard
+from tasks.scoring.score_shard import score_shard
 from tasks.scoring.loading import load_setup
 from tasks.collections.listing import list_shards
 shards, parts = sys.argv[1:]

@@ -17,8 +17,8 @@ from tasks.banks.build import BuildSettings, build
 from tasks.collections.listing import list_shards
 from tasks.scoring.cpu_threads import model_threads
 from tasks.scoring.loading import load_scorer, load_setup
+from tasks.scoring.score_shard import score_shard
 from tasks.scoring.scoring_setup import ScoringSetup
-from tasks.scoring.shard import score_shard
 
 MODEL = "vit_base_patch16_clip_quickgelu_224.openai"
 IMAGES, REPEATS, TARGET = 64, 2, 0.90

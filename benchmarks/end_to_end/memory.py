@@ -27,7 +27,7 @@ from torch import nn
 
 from tasks.collections.listing import list_shards
 from tasks.scoring.loading import load_setup
-from tasks.scoring.shard import score_shard
+from tasks.scoring.score_shard import score_shard
 
 SHARDS = {"1,000 members": (1_000, 0), "100,000 members": (100_000, 0), "40 members of 50 MB": (40, 50_000_000)}
 

@@ -31,7 +31,7 @@ from s3_server import KEY, SECRET, conditional_s3
 
 from mdmf_core.records import Member, Shard
 from tasks.collections.listing import list_shards
-from tasks.collections.reading import expected_members, open_shard
+from tasks.collections.open_shards import expected_members, open_shard
 from tasks.parts.leases import HEARTBEAT, Lease, acquire, owner, release
 from tasks.parts.outcome import ShardOutcome, WorkKey, work_name
 from tasks.parts.part_files import finished_part, part_path, part_writer

@@ -11,7 +11,7 @@ import numpy as np
 
 from mdmf_core.banks.assembly import assemble, calibrate, in_bank_half
 from tasks.banks.real_images import collect, spooled
-from tasks.parts.signatures import read_signatures, signature_writer
+from tasks.parts.kept_signatures import read_signatures, signature_writer
 from tasks.scoring.loading import load_scorer
 
 

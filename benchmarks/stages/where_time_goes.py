@@ -16,7 +16,7 @@ import torch
 
 from tasks.collections.listing import list_shards
 from tasks.scoring.loading import load_setup
-from tasks.scoring.shard import score_shard
+from tasks.scoring.score_shard import score_shard
 
 THREAD = re.compile(r"^thread \(\d+\): (read|decode|backbone|model|score)")  # beside the main one
 OURS = re.compile(r"\((tasks|mdmf_core)/")

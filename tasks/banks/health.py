@@ -13,7 +13,7 @@ from mdmf_core.banks.calibration import Calibration
 from mdmf_core.digests import short_id
 from mdmf_core.mmd.two_sample import RANK, FeatureMap, TwoSample, halves, two_sample
 from tasks.banks.left_out import reviewed_generated
-from tasks.parts.signatures import read_signatures, signatures_path
+from tasks.parts.kept_signatures import read_signatures, signatures_path
 from tasks.parts.store import exists
 from tasks.scoring.loading import load_bank, resolve_bank
 from tasks.warehouse.warehouse import Warehouse

@@ -19,7 +19,7 @@ from mdmf_core.errors import MdmfError, ShardCorrupt, ShardUnfinished
 from mdmf_core.records import Member
 from mdmf_core.scoring.scorer import Scorer
 from tasks.collections.listing import list_shards
-from tasks.collections.reading import open_shard
+from tasks.collections.open_shards import open_shard
 from tasks.scoring.decoded_members import DecodedMember, batches, prepare, shape_of
 from tasks.scoring.decoder_pool import LIMITS, decode_pool
 from tasks.scoring.stage_threads import in_order

@@ -1,4 +1,4 @@
-"""Planning a collection and opening its shards."""
+"""The shards of a source are listed here: local folders and patterns; buckets by ``bucket_listing``."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -8,8 +8,8 @@ from typing import Any
 
 import fsspec
 
+from mdmf_core.collections.brace_patterns import expand_braces
 from mdmf_core.collections.formats import FILE_FORMATS, shard_kind
-from mdmf_core.collections.source import expand_braces
 from mdmf_core.errors import SourceError
 from mdmf_core.records import Shard
 from tasks.collections.bucket_listing import paged

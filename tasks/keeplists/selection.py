@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from mdmf_core.choices import Uid, Unsure, Which
 from mdmf_core.errors import MdmfError, WarehouseError
 from tasks.warehouse.attach import quoted
-from tasks.warehouse.records import column_names
+from tasks.warehouse.query_rows import column_names
 
 _MACROS = {
     "kept": "SELECT *, 'kept' AS decision FROM kept({budget})",

@@ -7,7 +7,7 @@ import duckdb
 
 from mdmf_core.banks.calibration import BUDGETS, Calibration, budget
 from tasks.report.galleries import Sources, number
-from tasks.warehouse.records import Records, records
+from tasks.warehouse.query_rows import Records, records
 
 ACCOUNTING = (
     "SELECT state, count(*) AS shards, sum(members)::BIGINT AS members, sum(scored)::BIGINT AS scored, "

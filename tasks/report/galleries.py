@@ -8,7 +8,7 @@ import duckdb
 
 from tasks.parts.columns import COLUMNS
 from tasks.warehouse.attach import quoted
-from tasks.warehouse.records import Records, records
+from tasks.warehouse.query_rows import Records, records
 
 MOST_GENERATED = "SELECT key, score, p_value, caption FROM scored ORDER BY score DESC, key LIMIT {n}"
 MOST_REAL = "SELECT key, score, p_value, caption FROM scored ORDER BY score, key LIMIT {n}"

@@ -14,7 +14,7 @@ from tasks.parts.columns import COLUMNS
 from tasks.report import facts, galleries
 from tasks.report.folder import PICTURES
 from tasks.report.pictures import DENSITY, WITNESS, colours
-from tasks.warehouse.records import Records
+from tasks.warehouse.query_rows import Records
 
 _LONGEST = 500  # characters of a key or path that the page shows; hostile ones can be megabytes
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 360, 168, 34, 34, 16  # of a histogram, in its own units

@@ -19,7 +19,7 @@ from mdmf_core.errors import SourceError, SourceRefused
 from mdmf_core.images.crops import CropPlan
 from mdmf_core.records import ExclusionReason, ImageExcluded
 from mdmf_core.scoring.evidence import Densities, Evidence, evidence, paint
-from tasks.collections.reading import read_member
+from tasks.collections.open_shards import read_member
 from tasks.scoring.decoder_pool import DecodePool, decode_pool
 from tasks.scoring.scoring_setup import ScoringSetup
 from tasks.scoring.stage_threads import in_order

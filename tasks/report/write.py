@@ -11,7 +11,7 @@ from tasks.report.page import render
 from tasks.report.pictures import Pictures, limit_of, look, maps
 from tasks.scoring.loading import bundled_with, load_setup
 from tasks.scoring.scoring_setup import ScoringSetup
-from tasks.warehouse.records import Records, records
+from tasks.warehouse.query_rows import Records, records
 from tasks.warehouse.warehouse import Warehouse
 
 

@@ -16,7 +16,7 @@ from tasks.reviews.csv_files import Review, cell, parse, refuse
 from tasks.storage.checked_reads import read_bytes
 from tasks.warehouse.commits import commit
 from tasks.warehouse.migrations import migrate
-from tasks.warehouse.records import Records, records
+from tasks.warehouse.query_rows import Records, records
 from tasks.warehouse.warehouse import Warehouse
 
 

@@ -18,7 +18,7 @@ from mdmf_core.scoring.stage_costs import StageCosts
 from tasks.parts.leases import owner
 from tasks.parts.outcome import ShardOutcome, costs_of, wasted_seconds
 from tasks.parts.store import remove
-from tasks.runs import artifacts, names, steps
+from tasks.runs import names, prefect_page, steps
 from tasks.runs.engines import Engine, started
 from tasks.runs.settings import ResolvedSettings
 from tasks.runs.steps import Plan
@@ -74,7 +74,7 @@ def carry_out(
             if keep:
                 keep(result, ending.failures)
         remove(plan.path)  # every group has ended; a stopped run leaves it to `mdmf verify`
-        artifacts.publish(result.model_dump(), outcomes, run_id)
+        prefect_page.publish(result.model_dump(), outcomes, run_id)
         if ending.failures:
             raise MdmfError("; ".join(ending.failures))
         return result

@@ -11,8 +11,8 @@ from tasks.parts.leases import MOST_ATTEMPTS, HeldElsewhere, acquire, run_of
 from tasks.parts.outcome import ShardOutcome, Work, without_part, work_name
 from tasks.parts.part_files import finished_part, part_path
 from tasks.scoring.retry_members import retry_members
+from tasks.scoring.score_shard import score_shard
 from tasks.scoring.scoring_setup import ScoringSetup
-from tasks.scoring.shard import score_shard
 
 
 def score_under_lease(

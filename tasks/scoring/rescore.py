@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 
 from mdmf_core.errors import WarehouseError
 from mdmf_core.records import ImageShape, Shard
+from tasks.parts.kept_signatures import read_signatures, signatures_path
 from tasks.parts.outcome import ShardOutcome, Work, WorkKey
 from tasks.parts.part_files import finished_part, part_at_hand, part_path, part_writer
-from tasks.parts.signatures import read_signatures, signatures_path
 from tasks.parts.store import exists
 from tasks.scoring.scoring_setup import ScoringSetup
 from tasks.warehouse.landing import generations

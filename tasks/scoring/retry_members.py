@@ -16,14 +16,14 @@ from mdmf_core.collections.text import original_url
 from mdmf_core.digests import sha256_hex
 from mdmf_core.errors import ShardCorrupt, ShardUnfinished, SourceError
 from mdmf_core.records import ExclusionReason, Member, Shard
-from tasks.collections.reading import read_beside, read_member
+from tasks.collections.open_shards import read_beside, read_member
+from tasks.parts.kept_signatures import signatures_path
 from tasks.parts.outcome import ShardOutcome
 from tasks.parts.part_files import part_at_hand, part_path, part_writer
-from tasks.parts.signatures import signatures_path
 from tasks.parts.store import exists, remove
 from tasks.scoring.decoder_pool import LIMITS
+from tasks.scoring.score_shard import score_shard, scored_rows
 from tasks.scoring.scoring_setup import ScoringSetup
-from tasks.scoring.shard import score_shard, scored_rows
 from tasks.scoring.stage_clock import Stages
 from tasks.scoring.stage_threads import in_order
 

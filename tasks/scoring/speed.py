@@ -16,16 +16,16 @@ from jaxtyping import UInt8
 from mdmf_core.errors import SourceError
 from mdmf_core.images.crops import CropPlan
 from mdmf_core.records import Member
-from mdmf_core.scoring.speed_advice import Rates
+from mdmf_core.scoring.slowest_stage import Rates
 from tasks.collections.listing import list_shards
-from tasks.collections.reading import open_shard
+from tasks.collections.open_shards import open_shard
 from tasks.parts.outcome import ShardOutcome
 from tasks.parts.part_files import part_writer
 from tasks.scoring.cpu_threads import model_threads
 from tasks.scoring.decoded_members import DecodedMember, prepare, shape_of
 from tasks.scoring.decoder_pool import LIMITS, DecodePool
+from tasks.scoring.score_shard import Batch, rows_of
 from tasks.scoring.scoring_setup import ScoringSetup
-from tasks.scoring.shard import Batch, rows_of
 from tasks.scoring.stage_clock import Stages
 from tasks.scoring.stage_threads import in_order
 from tasks.warehouse.landing import land

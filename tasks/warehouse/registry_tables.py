@@ -5,7 +5,7 @@ from typing import Any
 import duckdb
 
 from mdmf_core.errors import ArtifactError
-from tasks.warehouse.records import Records, records
+from tasks.warehouse.query_rows import Records, records
 from tasks.warehouse.registry import find
 
 

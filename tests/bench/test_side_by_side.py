@@ -17,7 +17,7 @@ from benchmarks.peers import runs as peer_runs
 from benchmarks.peers import side_by_side
 from benchmarks.peers.runs import Run
 from tasks.collections.listing import list_shards
-from tasks.collections.reading import open_shard
+from tasks.collections.open_shards import open_shard
 
 
 def run(rate: float, pss: float) -> Run:

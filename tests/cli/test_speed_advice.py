@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from mdmf_cli.speed_advice import changes
-from mdmf_core.scoring.speed_advice import Rates, limit_of
+from mdmf_core.scoring.slowest_stage import Rates, limit_of
 
 # A GPU host on which no stage is far from the others: 200 MB/s / 0.1 MB = 2,000 images/s read.
 GPU = Rates(16, True, 1e5, 200.0, 150.0, 1800.0, 16, {1: 200.0, 16: 1400.0, 64: 1500.0}, 9000.0, 50_000.0)

@@ -53,7 +53,7 @@ def test_a_failure_names_the_shard_and_the_reason(curate, tmp_path, monkeypatch)
     def broken(*_: object) -> None:
         raise RuntimeError("the device is gone")
 
-    monkeypatch.setattr("tasks.scoring.shard._write_part", broken)
+    monkeypatch.setattr("tasks.scoring.score_shard._write_part", broken)
     monkeypatch.setattr("tasks.runs.steps.score_group.retries", 0)
     with pytest.raises(MdmfError, match=r"00000\.tar: .*RuntimeError: the device is gone"):
         curate(write_shard(tmp_path / "00000.tar", range(2)))

@@ -17,7 +17,7 @@ from tasks.maintenance.content_digest import content_digest
 from tasks.parts.outcome import work_name
 from tasks.parts.part_files import part_path
 from tasks.runs.retry import require_retryable
-from tasks.scoring import shard as extract
+from tasks.scoring import score_shard as extract
 from tasks.scoring.decoder_pool import DecodePool
 from tasks.scoring.loading import load_setup
 from tasks.warehouse.warehouse import Warehouse

@@ -11,7 +11,7 @@ from mdmf_core.collections.text import original_url, readable
 from mdmf_core.digests import sha256_hex, short_id
 from mdmf_core.records import ExclusionReason, Shard
 from tasks.collections.listing import list_shards
-from tasks.collections.reading import open_shard
+from tasks.collections.open_shards import open_shard
 from tasks.parts.outcome import ShardOutcome
 from tasks.warehouse.migrations import migrate
 from tasks.warehouse.part_rows import _IMAGE_ID, shard_id

@@ -16,8 +16,8 @@ from tasks.collections.listing import list_shards
 from tasks.parts.outcome import ShardOutcome, WorkKey
 from tasks.parts.part_files import part_path, part_writer
 from tasks.runs.records import RunRecord, start_run
+from tasks.scoring.score_shard import score_shard
 from tasks.scoring.scoring_setup import ScoringSetup
-from tasks.scoring.shard import score_shard
 from tasks.warehouse.landing import land
 from tasks.warehouse.migrations import migrate
 from tasks.warehouse.warehouse import Warehouse

@@ -11,10 +11,10 @@ from fabricate import encoded, write_shard, write_tar
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mdmf_core.collections.brace_patterns import expand_braces
 from mdmf_core.collections.folder import slices
 from mdmf_core.collections.formats import shard_kind
 from mdmf_core.collections.parquet import ParquetReader, parquet_row
-from mdmf_core.collections.source import expand_braces
 from mdmf_core.collections.tar import TarReader
 from mdmf_core.collections.text import original_url, readable, was_resized
 from mdmf_core.errors import ShardCorrupt, ShardUnfinished, SourceError

@@ -11,7 +11,7 @@ from mdmf_core.mmd.coreset import compress, weighted_mmd
 from mdmf_core.mmd.terms import density
 from mdmf_core.scoring.scorer import Signatures
 from tasks.banks.real_images import collect, spooled
-from tasks.parts.signatures import read_signatures, signature_writer
+from tasks.parts.kept_signatures import read_signatures, signature_writer
 from tasks.scoring.loading import load_scorer, load_setup
 
 

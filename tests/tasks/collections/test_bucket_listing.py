@@ -13,7 +13,7 @@ from s3fs import S3FileSystem
 
 from mdmf_core.errors import SourceError
 from tasks.collections.listing import iter_shards, list_shards, listed
-from tasks.collections.reading import expected_members
+from tasks.collections.open_shards import expected_members
 from tasks.storage.s3_pages import pages_with
 
 SHARDS = 400  # with three files each: two pages of a listing

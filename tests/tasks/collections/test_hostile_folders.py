@@ -8,7 +8,7 @@ import pytest
 
 from mdmf_core.errors import ShardUnfinished, SourceError
 from tasks.collections.listing import list_shards
-from tasks.collections.reading import open_shard
+from tasks.collections.open_shards import open_shard
 from tasks.parts.outcome import Work
 from tasks.parts.plans import read_plan, write_plan
 from tasks.storage.filesystems import open_storage

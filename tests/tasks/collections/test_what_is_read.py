@@ -13,7 +13,7 @@ from fabricate import write_tar
 from mdmf_core.errors import ShardCorrupt, SourceError
 from mdmf_core.records import Member
 from tasks.collections.listing import list_shards
-from tasks.collections.reading import open_shard, read_beside
+from tasks.collections.open_shards import open_shard, read_beside
 
 
 def members(source: object) -> list[Member]:

@@ -21,7 +21,7 @@ from fabricate import ROOT, write_tar
 from mdmf_core.errors import ArtifactError, KeepListError
 from mdmf_core.keeplists.keeplist import KeepList
 from tasks.collections.listing import list_shards
-from tasks.collections.reading import open_shard
+from tasks.collections.open_shards import open_shard
 from tasks.keeplists.export import ExportSettings, export
 from tasks.keeplists.reshard import reshard
 from tasks.warehouse.warehouse import Warehouse

@@ -19,14 +19,14 @@ from mdmf_core.records import Shard
 from tasks.collections.listing import list_shards
 from tasks.maintenance.stray_parts import not_landed
 from tasks.maintenance.verify import verify
+from tasks.parts.kept_signatures import read_signatures, signatures_path
 from tasks.parts.outcome import Work
 from tasks.parts.part_files import finished_part, list_parts, part_at_hand, part_path, part_writer
 from tasks.parts.plans import read_plan, write_plan
-from tasks.parts.signatures import read_signatures, signatures_path
 from tasks.parts.store import near, remove, store_of, writing
 from tasks.scoring.rescore import plan_rescore, rescore_shard
 from tasks.scoring.retry_members import retry_members
-from tasks.scoring.shard import score_shard
+from tasks.scoring.score_shard import score_shard
 from tasks.storage import retries as faults
 from tasks.warehouse.landing import land
 from tasks.warehouse.parts_view import query_parts

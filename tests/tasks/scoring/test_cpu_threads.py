@@ -13,7 +13,7 @@ from fabricate import write_shard
 from torch import nn
 
 from tasks.collections.listing import list_shards
-from tasks.scoring import shard as extract
+from tasks.scoring import score_shard as extract
 from tasks.scoring.cpu_threads import model_threads
 from tasks.scoring.loading import load_setup
 

@@ -24,7 +24,7 @@ from mdmf_core.images.crops import CropPlan
 from mdmf_core.images.decode import ImageLimits, decode
 from mdmf_core.records import ExclusionReason, ImageExcluded
 from tasks.collections.listing import list_shards
-from tasks.scoring import shard as extract
+from tasks.scoring import score_shard as extract
 from tasks.scoring.decoder_pool import DecodePool
 from tasks.scoring.loading import load_setup
 

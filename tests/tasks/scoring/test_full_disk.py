@@ -14,11 +14,11 @@ from fabricate import CONTENT, encoded, write_tar
 from mdmf import to_pandas as query
 from mdmf_core.errors import WarehouseError
 from tasks.collections.listing import list_shards
+from tasks.parts.kept_signatures import is_kept
 from tasks.parts.outcome import ShardOutcome
-from tasks.parts.signatures import is_kept
 from tasks.scoring.loading import load_setup
+from tasks.scoring.score_shard import score_shard
 from tasks.scoring.scoring_setup import ScoringSetup
-from tasks.scoring.shard import score_shard
 from tasks.storage.publishing import write_bytes
 from tasks.warehouse.landing import land
 from tasks.warehouse.migrations import migrate

@@ -10,7 +10,7 @@ from fabricate import write_tar
 from tasks.collections.listing import list_shards
 from tasks.scoring.decoder_pool import DecodePool
 from tasks.scoring.loading import load_setup
-from tasks.scoring.shard import score_shard
+from tasks.scoring.score_shard import score_shard
 
 ENTRIES = 1000  # at least
 PEAK = 256 * 2**20  # bytes; 63 MiB were seen

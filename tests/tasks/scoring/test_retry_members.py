@@ -14,8 +14,8 @@ from tasks.collections.listing import list_shards
 from tasks.parts.outcome import ShardOutcome
 from tasks.scoring import retry_members as mend
 from tasks.scoring.retry_members import retry_members
+from tasks.scoring.score_shard import score_shard
 from tasks.scoring.scoring_setup import ScoringSetup
-from tasks.scoring.shard import score_shard
 from tasks.warehouse.landing import land
 from tasks.warehouse.warehouse import Warehouse
 

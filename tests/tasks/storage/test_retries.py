@@ -14,7 +14,7 @@ from fault_proxy import UNCHECKED, FaultProxy, evenly
 from mdmf_core.errors import ArtifactError, ChecksumDiffers, ShardCorrupt, ShardUnfinished, SourceError, SourceRefused
 from mdmf_core.records import ExclusionReason, Shard
 from tasks.collections.listing import list_shards
-from tasks.collections.reading import expected_members, open_shard, read_member
+from tasks.collections.open_shards import expected_members, open_shard, read_member
 from tasks.storage import checked_reads as reading
 from tasks.storage import retries as faults
 from tasks.storage.checked_reads import VerifiedFile, read_bytes, read_range

@@ -13,7 +13,7 @@ from mdmf_cli.main import app
 from mdmf_core.errors import WarehouseError
 from tasks.collections.listing import list_shards
 from tasks.runs.records import RunRecord, start_run
-from tasks.scoring.shard import score_shard
+from tasks.scoring.score_shard import score_shard
 from tasks.warehouse.landing import land
 from tasks.warehouse.migrations import migrate
 from tasks.warehouse.parts_view import connect_parts, query_parts

@@ -1,4 +1,7 @@
-"""A shard is read, decoded, put through backbone and MMD and written as a part; all these stages work at the same time."""
+"""A shard is read, decoded, put through backbone and MMD and written as a part; all these stages work at the same time.
+
+A shard that is unfinished, or whose store fails, is deferred here; one that is damaged fails.
+"""
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -12,10 +15,10 @@ from mdmf_core.collections.text import was_resized
 from mdmf_core.errors import ShardCorrupt, ShardUnfinished, SourceError
 from mdmf_core.records import Member, Shard
 from mdmf_core.scoring.scorer import ImageScore, Loaded, Signatures
-from tasks.collections.reading import expected_members, open_shard
+from tasks.collections.open_shards import expected_members, open_shard
+from tasks.parts.kept_signatures import SignatureWriter, is_kept, signature_writer, signatures_path
 from tasks.parts.outcome import ShardOutcome, without_part
 from tasks.parts.part_files import finished_part, part_path, part_writer
-from tasks.parts.signatures import SignatureWriter, is_kept, signature_writer, signatures_path
 from tasks.scoring.cpu_threads import model_threads
 from tasks.scoring.decoded_members import DecodedMember, batches, prepare, shape_of
 from tasks.scoring.decoder_pool import LIMITS, decode_pool

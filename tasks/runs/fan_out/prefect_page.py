@@ -6,8 +6,8 @@ from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from tasks.runs.artifacts import _ROWS
 from tasks.runs.fan_out.portions import PortionResult
+from tasks.runs.prefect_page import _ROWS
 
 
 @task(cache_policy=NO_CACHE, task_run_name="artifacts")

@@ -16,8 +16,8 @@ from mdmf_core.images.decode import ImageLimits, decode
 from mdmf_core.records import ImageShape
 from mdmf_core.signatures.passes import Passes
 from tasks.collections.listing import list_shards
-from tasks.collections.reading import open_shard
-from tasks.scoring import shard as extract
+from tasks.collections.open_shards import open_shard
+from tasks.scoring import score_shard as extract
 from tasks.scoring.decoded_members import DecodedMember, batches, prepare
 from tasks.scoring.decoder_pool import DecodePool
 from tasks.scoring.loading import load_setup
