@@ -76,16 +76,15 @@ def curate_corpus(
     refuse_credentials(source)
     settings = asked.resolved()
     run_id, work = str(runtime.flow_run.id or uuid.uuid4()), corpus_steps.corpus_work(settings)
-    leases = settings.where.leases
-    with owner(leases, run_id) as name:
-        corpus_steps.require_alone(leases, work, name)
+    with owner(settings.where.leases, run_id) as name:
+        corpus_steps.require_alone(settings.where.leases, work, name)
         require_deployment(deployment)
         plan, resumed = corpus_steps.plan_corpus(settings, work, shards_per_run, resume)
         promoted = corpus_steps.open_corpus(settings, run_id)
         with run_closed(settings, run_id) as ending:
             names.label_run(scorer, bank, plan.to_do, plan.shards)
             children = ChildRuns(plan.plan_id, deployment, source, corpus_steps.of_every_child(settings, plan))
-            follower = Follower(children, plan.path, leases, runs_at_once, attempts)
+            follower = Follower(children, plan.path, settings.where.leases, runs_at_once, attempts)
             found = _carried_out(settings, plan, follower, ending.failures)
             page, given_up = steps.report(settings, scored_here=False), len(ending.failures)
             result = _result(plan, run_id, found, page, settings.warehouse, resumed, promoted, given_up)

@@ -1,17 +1,16 @@
 """The flow `evaluate` measures a scorer on labelled images: figures per generator, and controls."""
 
-import uuid
-from typing import Annotated, cast
+from typing import Annotated
 
-from prefect import flow, get_run_logger
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
-from prefect.futures import as_completed
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from mdmf_core.choices import Part
 from tasks.training import evaluation_steps as steps
 from tasks.training.evaluation import Evaluated, EvaluateSettings
+from tasks.training.steps import follow
 
 
 @flow(name="evaluate", task_runner=ThreadPoolTaskRunner(max_workers=1))  # type: ignore[arg-type]
@@ -53,12 +52,7 @@ def evaluate(
         drop_seen=drop_seen, cache=cache, device=device, storage_block=storage_block,
     )  # fmt: skip
     listing, chunks = steps.plan(settings)
-    progress = cast(uuid.UUID, create_progress_artifact(progress=0.0, key="evaluate-tokens", description=source))
-    futures = [steps.extract.submit(settings, listing, chunk) for chunk in range(chunks)]
-    for number, future in enumerate(as_completed(futures), start=1):
-        future.result()
-        update_progress_artifact(artifact_id=progress, progress=100.0 * number / chunks)
-        get_run_logger().info("tokens: %d of %d chunks", number, chunks)
+    follow([steps.extract.submit(settings, listing, chunk) for chunk in range(chunks)], "evaluate-tokens", source)
     evaluated = steps.measure(settings, listing)
     create_markdown_artifact(key="evaluate", description=f"{scorer} on {source}", markdown=evaluated.table)
     return evaluated

@@ -1,11 +1,9 @@
 """The flow `train-pfs` makes a scorer with its bank, calibration and figures from labelled images."""
 
-import uuid
-from typing import Annotated, cast
+from typing import Annotated
 
-from prefect import flow, get_run_logger
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
-from prefect.futures import as_completed
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
@@ -13,6 +11,7 @@ from mdmf_core.choices import Objective, StatisticName
 from tasks.training import steps
 from tasks.training.dataset import TrainSettings
 from tasks.training.scorer_directory import Trained
+from tasks.training.steps import follow
 
 
 @flow(name="train-pfs", task_runner=ThreadPoolTaskRunner(max_workers=1))  # type: ignore[arg-type]
@@ -67,13 +66,7 @@ def train_pfs(
         accept_split_formats=accept_split_formats, cache=cache, device=device, storage_block=storage_block,
     )  # fmt: skip
     plan = steps.plan(settings)
-    progress = cast(uuid.UUID, create_progress_artifact(progress=0.0, key="train-tokens", description=source))
-    logger = get_run_logger()
-    futures = [steps.extract.submit(settings, plan.listing, chunk) for chunk in range(plan.chunks)]
-    for number, future in enumerate(as_completed(futures), start=1):
-        future.result()
-        update_progress_artifact(artifact_id=progress, progress=100.0 * number / plan.chunks)
-        logger.info("tokens: %d of %d chunks", number, plan.chunks)
+    follow([steps.extract.submit(settings, plan.listing, chunk) for chunk in range(plan.chunks)], "train-tokens", source)
     trained = steps.fit(settings, plan.listing)
     create_markdown_artifact(
         key="train-held-out",

@@ -31,7 +31,7 @@ class LinearModel:
         return odds
 
     def tensors(self, prefix: str) -> dict[str, Tensor]:
-        """As named tensors, for the scorer's directory."""
+        """Returns the model as named tensors, for the scorer's directory."""
         parts = {"mean": self.mean, "std": self.std, "weight": self.weight, "bias": np.array([self.bias])}
         return {f"{prefix}.{name}": torch.from_numpy(np.asarray(value, dtype=np.float64)) for name, value in parts.items()}
 
@@ -106,7 +106,7 @@ class Peers:
         }
 
     def tensors(self) -> dict[str, Tensor]:
-        """As named tensors, for the scorer's directory."""
+        """Returns the model as named tensors, for the scorer's directory."""
         return self.class_token.tensors("class") | self.mean_token.tensors("mean") | self.patch.tensors("patch")
 
     @classmethod

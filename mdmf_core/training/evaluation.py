@@ -65,7 +65,7 @@ def table(
 
 
 def same_scores(name: str, first: Float[np.ndarray, " n"], second: Float[np.ndarray, " n"]) -> Control:
-    """The same real images in two file formats: AUROC .5 between them, or the format itself moves the score."""
+    """Real images in two file formats must not be told apart: another AUROC than .5 says that the format moves the score."""
     value = auroc(first, second)
     return Control(name, value, bool(abs(value - 0.5) <= 0.02), f"AUROC {value:.3f} must be .5 within .02")
 

@@ -40,7 +40,7 @@ class TrainSettings(BaseModel):
     storage_block: str | None
 
     def all_seeds(self) -> list[int]:
-        """Of the signatures that are joined into one."""
+        """Returns the seeds of the signatures that are joined into one."""
         return [self.seed + member for member in range(self.seeds)]
 
     def conditions(self) -> list[str]:

@@ -1,7 +1,13 @@
 """The steps of training as Prefect tasks."""
 
+import uuid
+from collections.abc import Sequence
+from typing import Any, cast
+
 from prefect import get_run_logger, task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture, as_completed
 from pydantic import BaseModel
 
 from mdmf_core.training.labelled import deal_folds
@@ -46,3 +52,12 @@ def extract(settings: TrainSettings, listing: str, chunk: int) -> int:
 def fit(settings: TrainSettings, listing: str) -> Trained:
     """Cross-validates, fits and publishes."""
     return train(settings, read_listing(listing), get_run_logger().info)
+
+
+def follow(futures: Sequence[PrefectFuture[Any]], key: str, source: str) -> None:
+    """Waits for the chunks of a labelled set, with a progress bar on the run's page; raises what a chunk raised."""
+    progress = cast(uuid.UUID, create_progress_artifact(progress=0.0, key=key, description=source))
+    for number, future in enumerate(as_completed(list(futures)), start=1):
+        future.result()
+        update_progress_artifact(artifact_id=progress, progress=100.0 * number / len(futures))
+        get_run_logger().info("tokens: %d of %d chunks", number, len(futures))
