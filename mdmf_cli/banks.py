@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 bank_app = typer.Typer(help="Reference banks: sets of real images that others are compared with.", no_args_is_help=True)
 Bank = Annotated[str, typer.Argument(help="name@3, name (its newest version) or @alias in the registry, or a directory.")]
 Alias = Annotated[str, typer.Option(help="production is what the views show and curate's @production means.")]
-Domains = Annotated[
-    str, typer.Option(help="One name for all, folder, column:NAME (of the json beside an image), or cluster:N.")
-]
+Domains = Annotated[str, typer.Option(help="One name for all, folder, column:NAME of an image's json, or cluster:N.")]
 
 
 @bank_app.command("build")
@@ -39,9 +37,7 @@ def build(
     warehouse: WarehouseOption = "warehouse.duckdb",
     scorer: ScorerOption = "default",
     points: Annotated[int, typer.Option(min=2, help="Patches that every slice is compressed to at most.")] = 1000,
-    max_error: Annotated[
-        float, typer.Option(min=0, help="Stop at fewer points once MMD(patches, points) is this small.")
-    ] = 0.0,
+    max_error: Annotated[float, typer.Option(min=0, help="Take fewer points once MMD(patches, points) is this small.")] = 0.0,
     compression: Annotated[
         Compression, typer.Option(help=r"nystrom weights the points; thinning needs the packages of mdmf\[thinning].")
     ] = "herding",
