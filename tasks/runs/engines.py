@@ -149,7 +149,8 @@ def _installed(extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise MdmfError(f"engine '{extra}' needs {error.name}, which is not installed: pip install 'mdmf[{extra}]'") from error
+        package = (error.name or extra).partition(".")[0]
+        raise MdmfError(f"engine '{extra}' needs {package}, which is not installed: pip install 'mdmf[{extra}]'") from error
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import json
 import threading
 
 import pytest
-from browsing import ARTIFACTS, HOSTILE, cards, url_of
+from browsing import ARTIFACTS, HOSTILE, cards, url_of, wait_for
 from playwright.sync_api import expect
 
 from mdmf import to_pandas as query
@@ -30,7 +30,7 @@ def test_it_opens_from_disk_and_is_readable_at_every_width(corpus, opened, width
     expect(image).to_have_js_property("complete", True)
     assert image.evaluate("found => found.naturalWidth") > 100
     page.evaluate("document.querySelector('#generated').scrollIntoView({behavior: 'instant'})")
-    page.wait_for_function("[...document.querySelectorAll('#generated img')].slice(0, 6).every(image => image.naturalWidth)")
+    wait_for(page, "[...document.querySelectorAll('#generated img')].slice(0, 6).every(image => image.naturalWidth)")
     page.screenshot(path=ARTIFACTS / f"gallery-{width}-{scheme}.png")
     page.locator("#generated .open").first.click()
     assert page.locator("#panel").evaluate("panel => panel.scrollWidth <= innerWidth && panel.open")
@@ -42,13 +42,16 @@ def test_it_opens_over_http_too(corpus, opened):
         def log_message(self, *arguments: object) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(corpus[0].parent)))
+    class Patient(http.server.ThreadingHTTPServer):
+        request_queue_size = 128  # the page asks for all its pictures at once
+
+    server = Patient(("127.0.0.1", 0), functools.partial(Quiet, directory=str(corpus[0].parent)))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
         page = opened(f"http://127.0.0.1:{server.server_port}/report/index.html")
         page.locator("#generated .open").first.click()
-        page.wait_for_function("document.querySelector('[data-frame=witness] .map').naturalWidth > 0")
+        wait_for(page, "document.querySelector('[data-frame=witness] .map').naturalWidth > 0")
         page.close()
     finally:
         server.shutdown()
@@ -101,7 +104,7 @@ def test_the_panel_shows_maps_terms_lineage_and_sql_and_goes_by_keyboard(corpus,
     )
     assert all(digest in facts for digest in digests["digest"])
     for frame in ("witness", "density"):
-        page.wait_for_function(f"document.querySelector('[data-frame={frame}] .map').naturalWidth > 20")
+        wait_for(page, f"document.querySelector('[data-frame={frame}] .map').naturalWidth > 20")
     assert "kernel units" in page.locator("[data-frame=witness]").inner_text()
     assert "log scale" in page.locator("[data-frame=density]").inner_text()
     assert page.locator("#nearest tbody tr").count() == 10
@@ -188,7 +191,7 @@ def test_hostile_names_stay_text(corpus, opened):
     assert len(cards(page, "#random")) == 3
     for link in page.locator("#random .card:not([hidden]) .open").all():
         link.click()
-        page.wait_for_function("document.querySelector('[data-frame=image] img').naturalWidth > 0")
+        wait_for(page, "document.querySelector('[data-frame=image] img').naturalWidth > 0")
         page.locator("#close").click()
     assert page.title() == "MDMF report: three sources"
     keys = {record["key"] for record in json.loads(page.locator("#data").text_content())["images"].values()}

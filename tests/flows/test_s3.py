@@ -128,17 +128,17 @@ def test_keep_lists_and_new_shards_on_s3(signed_in, tmp_path):
     with pytest.raises(ArtifactError, match="exists"):
         export(ExportSettings(out="s3://corpus/lists/keep", **settings))
     export(ExportSettings(out=str(tmp_path / "keep"), **settings))
-    assert reshard("s3://corpus/lists/keep", "s3://corpus/kept").samples == 4
-    assert reshard("s3://corpus/lists/keep", "s3://corpus/kept").already_there == 2
+    assert reshard("s3://corpus/lists/keep", "s3://corpus/new-shards").samples == 4
+    assert reshard("s3://corpus/lists/keep", "s3://corpus/new-shards").already_there == 2
     reshard(str(tmp_path / "keep"), str(tmp_path / "kept"))
     for name in ("0.tar", "1.tar", "0.parquet"):
-        assert (signed_in / "kept" / name).read_bytes() == (tmp_path / "kept" / name).read_bytes()
+        assert (signed_in / "new-shards" / name).read_bytes() == (tmp_path / "kept" / name).read_bytes()
     with pytest.raises(ArtifactError, match="nothing is overwritten"):
         reshard(str(tmp_path / "keep"), "s3://corpus/raw")
     with pytest.raises(ArtifactError, match="another keep_list"):
-        reshard(str(tmp_path / "keep"), "s3://corpus/kept")
+        reshard(str(tmp_path / "keep"), "s3://corpus/new-shards")
     (signed_in / "raw" / "1.tar").unlink()
-    (signed_in / "kept" / "1_stats.json").unlink()
+    (signed_in / "new-shards" / "1_stats.json").unlink()
     s3fs.S3FileSystem.clear_instance_cache()
     with pytest.raises(SourceError, match=r"s3://corpus/raw/1\.tar: not found"):
-        reshard("s3://corpus/lists/keep", "s3://corpus/kept")
+        reshard("s3://corpus/lists/keep", "s3://corpus/new-shards")

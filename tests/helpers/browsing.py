@@ -1,5 +1,6 @@
 """Helpers for tests that open the report in a browser."""
 
+import time
 from pathlib import Path
 
 from fabricate import ROOT
@@ -16,3 +17,11 @@ def url_of(corpus: tuple[Path, Path]) -> str:
 
 def cards(page: Page, gallery: str = "") -> list[str]:
     return page.eval_on_selector_all(f"{gallery} .card[data-id]:not([hidden])", "found => found.map(card => card.dataset.id)")
+
+
+def wait_for(page: Page, expression: str, seconds: float = 30.0) -> None:
+    """Waits until JavaScript says yes. Playwright's own waiting evaluates text in the page, which the page's policy forbids."""
+    deadline = time.monotonic() + seconds
+    while not page.evaluate(expression):
+        assert time.monotonic() < deadline, expression
+        page.wait_for_timeout(50)

@@ -31,7 +31,7 @@ SOURCE = "s3://corpus/kept/{00000..00001}.tar"
 
 
 @pytest.fixture
-def kept(signed_in: Path, tmp_path: Path) -> Path:
+def kept(signed_in: Path, tmp_path: Path) -> Iterator[Path]:
     """The folder of what was written, with its source in the bucket; times are kept, as shards are known by them."""
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(tmp_path, filter="data")
@@ -39,7 +39,8 @@ def kept(signed_in: Path, tmp_path: Path) -> Path:
     shutil.rmtree(signed_in / "kept", ignore_errors=True)
     shutil.copytree(folder / "bucket", signed_in / "kept")
     load_bank.cache_clear()
-    return folder
+    yield folder
+    shutil.rmtree(signed_in / "kept")
 
 
 @pytest.fixture
