@@ -93,6 +93,7 @@ def evaluate(settings: EvaluateSettings, labelled: Sequence[LabelledImage]) -> E
     excluded = ~usable
     seen, seen_groups = _seen(settings, setup)
     known = np.array([f.sha256 in seen for f in facts])
+    seen_count = int(known.sum())
     if settings.drop_seen:
         usable &= ~known
     require_classes([f.generated for f, use in zip(facts, usable.tolist(), strict=True) if use])
@@ -104,13 +105,7 @@ def evaluate(settings: EvaluateSettings, labelled: Sequence[LabelledImage]) -> E
     }
     scores = {name: values for name, (values, _) in found.items()}
     peers = _peers(settings, kept, setup.scorer.statistic.k)
-    overlap = seen & set(kept.sha256s.tolist())
-    real = ~kept.generated
-    controls = (
-        no_overlap(seen, set(kept.sha256s.tolist())),
-        same_scores("real images as PNG against the same as stored", scores[CONTROL][real], scores["stored"][real]),
-        shuffled_labels(scores[NEUTRAL], kept.generated.tolist()),
-    )
+    controls = _controls(seen, scores, kept)
     trained = np.array([(made, group) in seen_groups for made, group in zip(kept.generated, kept.groups, strict=True)])
     tables = _tables(scores, peers, kept, trained)
     matched = matched_pairs(_titled(scores) | peers, kept.generated, kept.pairs.tolist())
@@ -118,7 +113,7 @@ def evaluate(settings: EvaluateSettings, labelled: Sequence[LabelledImage]) -> E
         "scorer_id": setup.scorer.scorer_id, "bank_id": setup.bank.bank_id, "calibration_id": setup.calibration.calibration_id,
         "source": settings.source, "code_version": version("mdmf"), "images": len(kept.sha256s),
         "excluded": [asdict(f) for f, bad in zip(facts, excluded, strict=True) if bad],
-        "seen_and_dropped": int(known.sum()) if settings.drop_seen else 0,
+        "seen_and_dropped": seen_count if settings.drop_seen else 0,
         "controls": [asdict(control) for control in controls],
         "tables": {name: [asdict(figure) for figure in figures] for name, figures in tables.items()},
         "content_matched": [asdict(figure) for figure in matched],
@@ -133,17 +128,28 @@ def evaluate(settings: EvaluateSettings, labelled: Sequence[LabelledImage]) -> E
         "robustness.png": robustness_plot(_robustness(scores, kept)),
     }
     publish(settings.out, files, settings.storage_block)
+    _require_controls(controls, bool(seen & set(kept.sha256s.tolist())), settings.out)
+    headline = next(figures for name, figures in tables.items() if name.startswith("mdmf"))
+    pooled = next(figure.auroc for figure in headline if figure.name == "all generators")
+    return Evaluated(settings.out, len(kept.sha256s), int(excluded.sum()), seen_count, pooled, controls, markdown(headline))
+
+
+def _controls(seen: set[str], scores: Mapping[str, np.ndarray], kept: ImageTokens) -> tuple[Control, ...]:
+    """Checks what must hold for any honest figure: no image seen before, no format told apart, no labels guessed by chance."""
+    real = ~kept.generated
+    return (
+        no_overlap(seen, set(kept.sha256s.tolist())),
+        same_scores("real images as PNG against the same as stored", scores[CONTROL][real], scores["stored"][real]),
+        shuffled_labels(scores[NEUTRAL], kept.generated.tolist()),
+    )
+
+
+def _require_controls(controls: Sequence[Control], overlap: bool, out: str) -> None:
+    """Raises MdmfError when a control does not hold; the files in ``out`` are written by then."""
     broken = [control for control in controls if not control.holds]
     if broken:
         advice = " Pass drop_seen to leave them out." if overlap else ""
-        raise MdmfError(
-            f"controls do not hold: {'; '.join(c.name + ': ' + c.detail for c in broken)}.{advice} See {settings.out}"
-        )
-    headline = next(figures for name, figures in tables.items() if name.startswith("mdmf"))
-    pooled = next(figure for figure in headline if figure.name == "all generators")
-    return Evaluated(
-        settings.out, len(kept.sha256s), int(excluded.sum()), int(known.sum()), pooled.auroc, controls, markdown(headline)
-    )
+        raise MdmfError(f"controls do not hold: {'; '.join(c.name + ': ' + c.detail for c in broken)}.{advice} See {out}")
 
 
 def _scores(
