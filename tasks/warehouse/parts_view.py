@@ -5,14 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import duckdb
-import pandas as pd
 
 from mdmf_core.errors import WarehouseError
 from tasks.parts.part_files import finished_part
 from tasks.parts.store import store_of
 from tasks.storage.filesystems import is_remote, open_storage
 from tasks.warehouse.attach import quoted
-from tasks.warehouse.questions import answer
 from tasks.warehouse.warehouse import Warehouse
 
 _ACCOUNTING = """
@@ -56,9 +54,3 @@ def connect_parts(warehouse: Warehouse) -> Iterator[duckdb.DuckDBPyConnection]:
         parts = [path for (path,) in connection.execute("SELECT part FROM accounting").fetchall()]
         connection.execute(_VIEWS.format(parts=f"[{', '.join(map(quoted, parts))}]"))
         yield connection
-
-
-def query_parts(warehouse: Warehouse, sql: str) -> pd.DataFrame:
-    """Returns the result of one query on the finished parts as a pandas frame."""
-    with connect_parts(warehouse) as connection:
-        return answer(connection, sql)

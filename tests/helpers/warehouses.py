@@ -7,7 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pandas as pd
+
 from tasks.maintenance.content_digest import content_digest
+from tasks.warehouse.parts_view import connect_parts
+from tasks.warehouse.questions import answer
 from tasks.warehouse.warehouse import Warehouse
 
 
@@ -46,3 +50,9 @@ def held(warehouse: str, how: str) -> Iterator[subprocess.Popen]:
     ) as process:
         assert process.stdout.readline() == "open\n"
         yield process
+
+
+def query_parts(warehouse: Warehouse, sql: str) -> pd.DataFrame:
+    """Returns the result of one query on the finished parts, as `mdmf sql --parts` asks it."""
+    with connect_parts(warehouse) as connection:
+        return answer(connection, sql)

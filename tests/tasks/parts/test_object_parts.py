@@ -11,7 +11,7 @@ import pytest
 import s3fs
 from fabricate import RUN, encoded, open_warehouse, outcome_of, write_shard, write_tar
 from fault_proxy import fault_proxy
-from warehouses import change, copied, digest
+from warehouses import change, copied, digest, query_parts
 
 from mdmf import to_pandas as query
 from mdmf_core.errors import PartDamaged, WarehouseError
@@ -29,7 +29,6 @@ from tasks.scoring.retry_members import retry_members
 from tasks.scoring.score_shard import score_shard
 from tasks.storage import retries as faults
 from tasks.warehouse.landing import land
-from tasks.warehouse.parts_view import query_parts
 from tasks.warehouse.warehouse import Warehouse
 
 SHARD = "(SELECT shard_id FROM shards WHERE url LIKE '%00001.tar')"

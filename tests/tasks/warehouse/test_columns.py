@@ -6,6 +6,7 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 from lakes import KEY, KINDS, land_made, made_outcome, opened_registry, place
+from warehouses import query_parts
 
 from mdmf import to_pandas as query
 from tasks.maintenance.verify import verify
@@ -16,7 +17,6 @@ from tasks.report.galleries import Sources, details
 from tasks.warehouse.landing import land
 from tasks.warehouse.migrations import migrate
 from tasks.warehouse.part_rows import compared_columns
-from tasks.warehouse.parts_view import query_parts
 from tasks.warehouse.warehouse import Warehouse
 
 IDS = {"image_id", "shard_id", "scorer_id", "bank_id", "calibration_id", "run_id"}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from fabricate import write_shard
 from typer.testing import CliRunner
-from warehouses import held
+from warehouses import held, query_parts
 
 from mdmf import to_pandas as query
 from mdmf_cli.main import app
@@ -16,7 +16,7 @@ from tasks.runs.records import RunRecord, start_run
 from tasks.scoring.score_shard import score_shard
 from tasks.warehouse.landing import land
 from tasks.warehouse.migrations import migrate
-from tasks.warehouse.parts_view import connect_parts, query_parts
+from tasks.warehouse.parts_view import connect_parts
 from tasks.warehouse.warehouse import Warehouse
 
 

@@ -8,11 +8,11 @@ import duckdb
 import pandas as pd
 import pytest
 from fabricate import landed, write_shard
+from warehouses import query_parts
 
 import mdmf
 from mdmf import to_pandas as query
 from mdmf_core.errors import MdmfError
-from tasks.warehouse.parts_view import query_parts
 from tasks.warehouse.questions import json_lines
 from tasks.warehouse.warehouse import Warehouse
 
