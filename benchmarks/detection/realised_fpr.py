@@ -25,7 +25,7 @@ from tasks.scoring.loading import load_scorer
 BUDGETS = (0.01, 0.05, 0.1)
 DOMAINS = {"bsds500": "photo", "imagenet_sample": "photo", "faces_ciplab": "face", "clothing_phone": "product"}
 FOREIGN = {"horses_cyclegan_pair": "horse", "wesnoth_art": "art"}  # too few for a slice of their own
-TRAINING = Path(__file__).parents[2] / "scorers" / "default" / "training.parquet"
+TRAINING = Path(__file__).parents[2] / "scorers" / "forensic" / "training.parquet"
 
 
 def laid_out(data: Path, work: Path) -> Path:
@@ -77,7 +77,7 @@ def print_row(title: str, name: str, images: int, p: np.ndarray) -> None:
 def main(data: Path, splits: int) -> None:
     folder = laid_out(data, Path(".mdmf/realised-fpr"))
     roles = {row["sha256"]: row["role"] for row in pq.read_table(TRAINING).to_pylist()}
-    scorer = load_scorer("default", "cpu")
+    scorer = load_scorer("forensic", "cpu")
     print("| test | images of | n | unsure | at 1 % | at 5 % | at 10 % |\n|---|---|---:|---:|---:|---:|---:|")
     with spooled() as append:
         images, _ = collect(str(folder), scorer, 5000, "folder", None, append)

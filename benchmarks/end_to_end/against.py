@@ -24,7 +24,7 @@ from tasks.scoring.loading import load_setup
 from tasks.collections.listing import list_shards
 shards, parts = sys.argv[1:]
 batch = inspect.signature(curate.fn).parameters["batch_images"].default
-setup = load_setup("default", "default", "cpu", batch, 0, None)
+setup = load_setup("forensic", "default", "cpu", batch, 0, None)
 rates = []
 for _ in range(2):  # the first warms decoders and kernels
     shutil.rmtree(parts, ignore_errors=True)

@@ -46,7 +46,7 @@ def costs(images: list[bytes], setup: ScoringSetup) -> dict[str, float]:
 
 
 def records(setting: Setting) -> list[Record]:
-    setup, found = load_setup("default", "default", "cpu", 0, 0, None), []
+    setup, found = load_setup("forensic", "default", "cpu", 0, 0, None), []
     cores: int = machine()["cores"]
     originals = photographs(setting.data, IMAGES)
     for number, (kind, images) in enumerate(

@@ -54,7 +54,7 @@ def write(path: Path, members: int, filler: int) -> None:
 
 def one(path: Path) -> dict[str, Any]:
     """Scores a shard in this process; peak memory of it and of its largest decoder, MB."""
-    setup = load_setup("default", "default", "cpu", 0, 0, None)
+    setup = load_setup("forensic", "default", "cpu", 0, 0, None)
     setup = replace(setup, scorer=replace(setup.scorer, backbone=Stub(), signature=None))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.monotonic()

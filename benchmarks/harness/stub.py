@@ -62,7 +62,7 @@ def stub_kit() -> ScoringSetup:
     calibration = Calibration(identity, bank.bank_id, (CalibrationSlice("photo", (0.0, 0.1, 0.2), support, ("0" * 64,)),))
     batch, passes = sizes(plan, 0, cuda=False)
     return replace(
-        load_setup("default", "default", "cpu", 0, 0, None),
+        load_setup("forensic", "default", "cpu", 0, 0, None),
         scorer=scorer, bank=bank, calibration=calibration, batch_crops=batch, passes=passes,
     )  # fmt: skip
 

@@ -20,7 +20,7 @@ def blocks(patches: Tensor, count: int) -> Iterator[Tensor]:
 
 
 def records(setting: Setting) -> list[Record]:
-    scorer = load_scorer("default", "cpu")
+    scorer = load_scorer("forensic", "cpu")
     patches, _ = measured(scorer, setting)
     return [_record(method, patches, scorer.sigma or 1.0, setting) for method in ("herding", "thinning")]
 

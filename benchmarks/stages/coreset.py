@@ -42,7 +42,7 @@ def scored(scorer: Scorer, part: Slice, images: list[RealImage]) -> tuple[np.nda
 
 
 def main(data: Path) -> None:
-    scorer = load_scorer("default", "cpu")
+    scorer = load_scorer("forensic", "cpu")
     sigma = scorer.sigma
     if sigma is None:
         raise SystemExit("the scorer has no bandwidth")

@@ -67,7 +67,7 @@ def exact_and_compressed(scorer: Scorer, patches: Tensor, found: Signatures, set
 
 
 def after_the_embedded_scorer(scorer: Scorer, crops: list[np.ndarray], setting: Setting) -> Record:
-    bank, calibration = load_bank("default")
+    bank, calibration = load_bank("forensic")
     shapes = [ImageShape(256, 256, 90, None)] * len(crops)
     found = scorer.extract(crops)
     seconds = interleaved(
@@ -94,7 +94,7 @@ def after_a_large_vit(setting: Setting) -> Record:
         tokens = backbone(images).flatten(0, 1)
         sigma = float((tokens[0] - tokens[1:]).norm(dim=1).median())
         part = Slice("one", more(tokens, POINTS, 1), torch.full((POINTS,), 1 / POINTS), 0.0, POINTS, 1, sigma)
-        scorer = load_scorer("default", "cpu")
+        scorer = load_scorer("forensic", "cpu")
         terms = Scorer(
             name="raw", scorer_id="0" * 64, backbone_record={}, crops=scorer.crops,
             statistic=Statistic({"mmd2": 1.0}), sigma=None,
@@ -131,7 +131,7 @@ def measured(scorer: Scorer, setting: Setting) -> tuple[Tensor, list[np.ndarray]
 
 
 def records(setting: Setting) -> list[Record]:
-    scorer = load_scorer("default", "cpu")
+    scorer = load_scorer("forensic", "cpu")
     patches, crops = measured(scorer, setting)
     return [
         *exact_and_compressed(scorer, patches, scorer.extract(crops), setting),

@@ -16,7 +16,7 @@ from tasks.scoring.loading import load_scorer
 
 
 def main(data: Path) -> None:
-    scorer = load_scorer("default", "cpu")
+    scorer = load_scorer("forensic", "cpu")
     path = ".mdmf/rescore.parquet"
     extract, extraction = scorer.extract, 0.0
     with spooled() as append:
